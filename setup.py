@@ -1,0 +1,31 @@
+"""Install petbook from the one place that describes it, `settings.ini`."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+config = ConfigParser(delimiters=["="])
+config.read("settings.ini", encoding="utf-8")
+card = config["DEFAULT"]
+extras = {"dev": "dev_requirements", "timm": "timm_requirements", "metrics": "metrics_requirements",
+          "onnx": "onnx_requirements", "app": "app_requirements"}
+
+setup(
+    name=card["lib_name"],
+    version=card["version"],
+    description=card["description"],
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    author=card["author"],
+    author_email=card["author_email"],
+    url=card["git_url"],
+    keywords=card["keywords"].split(),
+    packages=find_packages(include=["petbook", "petbook.*"]),
+    package_data={"petbook": ["weights/*.safetensors"]},
+    python_requires=f">={card['min_python']}",
+    install_requires=card["requirements"].split(),
+    extras_require={name: card[key].split() for name, key in extras.items() if key in card},
+    entry_points={"console_scripts": card["console_scripts"].split(), "nbdev": ["petbook=petbook._modidx:d"]},
+    zip_safe=False,
+)
