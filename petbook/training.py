@@ -12,13 +12,13 @@ __all__ = ['norm_types', 'events', 'anneal_linear', 'anneal_cosine', 'anneal_exp
            'frozen_norms', 'Predictions', 'kept_mode', 'unreduced', 'activate', 'TrainingState', 'load_weights',
            'ModelFiles', 'read_tensors', 'Fitting', 'as_callbacks', 'ordered_callbacks', 'Trainer', 'prepare_model']
 
-# %% ../nbs/06_training.ipynb #d5d7940e
+# %% ../nbs/06_training.ipynb #92ab8efd
 import math
 import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -294,7 +294,7 @@ class Scopes:
         except _cancel[scope]: pass
         finally: self.event(f"cleanup_{scope}")
 
-# %% ../nbs/06_training.ipynb #e29257e4
+# %% ../nbs/06_training.ipynb #3e19f3b7
 class Loop(Scopes):
     "The loop of loops: epochs in a fit, batches in an epoch, and what happens to a batch."
 
@@ -315,13 +315,14 @@ class Loop(Scopes):
         "Learn from one pass of the training batches."
         self.training = True
         self.set_train_mode()
-        for number, batch in self.training_batches():
-            self.batch = number
-            reseed(self.device, self.seed, "train", self.epoch, number)
-            self.apply_schedule()
-            self.x, self.y, self.items = self.to_device(batch)
-            self.within("batch", self.run_batch)
-            self.batch = number + 1
+        with closing(self.training_batches()) as batches:
+            for number, batch in batches:
+                self.batch = number
+                reseed(self.device, self.seed, "train", self.epoch, number)
+                self.apply_schedule()
+                self.x, self.y, self.items = self.to_device(batch)
+                self.within("batch", self.run_batch)
+                self.batch = number + 1
 
     def run_batch(self) -> None:
         "Predict and compute the loss; in training, learn from it."
@@ -386,7 +387,7 @@ def set_loader_state(
     else:
         for generator, kept in zip(_generators(loader), state["generators"]): generator.set_state(kept)
 
-# %% ../nbs/06_training.ipynb #6324ac25
+# %% ../nbs/06_training.ipynb #7058aff3
 def numbered_batches(
     loader,  # petbook's loader, or any iterable of batches
     epoch: int,  # which pass this is
@@ -403,12 +404,13 @@ def numbered_batches(
     if first >= len(loader): return
     reseed_for(number)
     batches = iter(loader.batches() if ours else loader)
-    while True:
-        batch = next(batches, None)
-        if batch is None: return
-        if number >= first: yield number, batch
-        number += 1
-        if not ours: reseed_for(number)
+    try:
+        while (batch := next(batches, None)) is not None:
+            if number >= first: yield number, batch
+            number += 1
+            if not ours: reseed_for(number)
+    finally:
+        if hasattr(batches, "close"): batches.close()  # a pass that is left early must not linger and move the loader later
 
 # %% ../nbs/06_training.ipynb #d81f6e54
 def metric_name(
@@ -943,7 +945,7 @@ def read_tensors(
     except Exception as error:
         raise ModelFileError(f"{file}: cannot be read as a model file ({type(error).__name__}: {str(error).splitlines()[0]})") from error
 
-# %% ../nbs/06_training.ipynb #d2b37729
+# %% ../nbs/06_training.ipynb #33dff04d
 class Fitting(ModelFiles):
     "The optimizer, the callbacks, and `fit`."
 
@@ -983,7 +985,7 @@ class Fitting(ModelFiles):
             try: self.within("fit", self.run_fit)
             finally:
                 self.opt.zero_grad()
-                self.x = self.y = self.items = self.pred = self.loss = None
+                self.batch, self.x, self.y, self.items, self.pred, self.loss = 0, None, None, None, None, None
 
 # %% ../nbs/06_training.ipynb #16b4e6b2
 def as_callbacks(
