@@ -407,14 +407,14 @@ def cross_fitted(
         if len(other): scaled[mine] = with_temperature(probabilities[mine], fit_temperature(probabilities[other], targets[other]))
     return scaled
 
-# %% ../nbs/11_interpretation.ipynb #b4d51fce
+# %% ../nbs/11_interpretation.ipynb #aaf079a5
 def _reliability_axes(ax, found: Reliability, title: str) -> None:
     "Bars of accuracy over confidence, the diagonal, and the gap."
     bins, middle = len(found.count), (torch.arange(len(found.count)) + 0.5) / len(found.count)
     there = found.count > 0
-    ax.bar(middle[there], found.accuracy[there], width=1 / bins, color="tab:blue", alpha=0.75, edgecolor="white", label="share right")
+    ax.bar(middle[there], found.accuracy[there], width=0.92 / bins, color="#0d9488", alpha=0.6, label="share right")
     spans = [wilson_interval(round(share * count), count) for share, count in zip(found.accuracy[there].tolist(), found.count[there].long().tolist())]
-    ax.vlines(middle[there], [span.low for span in spans], [span.high for span in spans], color="0.25", linewidth=1, label="95 % interval")
+    ax.vlines(middle[there], [span.low for span in spans], [span.high for span in spans], color="black", linewidth=1, label="95 % interval")
     ax.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="as sure as right")
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence (probability of the prediction)", ylabel="share right", title=f"{title}: ECE {found.error:.3f}")
 
@@ -635,7 +635,7 @@ def grad_cam(
     evidence = F.interpolate(evidence, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return evidence / evidence.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
 
-# %% ../nbs/11_interpretation.ipynb #8cc12ffa
+# %% ../nbs/11_interpretation.ipynb #2e9d43ff
 def _svg(figure, label: str) -> str:
     "A matplotlib figure as inline SVG: text stays text, and black becomes the page's own ink, so that it also reads on a dark page."
     import matplotlib
@@ -645,29 +645,30 @@ def _svg(figure, label: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg"):].replace("#000000", "currentColor")
-    return f'<div class="chart" role="img" aria-label="{html.escape(label)}">{drawing}</div>'
+    width = 96 * figure.get_size_inches()[0]
+    return f'<div class="chart" role="img" aria-label="{html.escape(label)}" style="max-width:{width:.0f}px">{drawing}</div>'
 
-# %% ../nbs/11_interpretation.ipynb #8a7e7657
-def _chart(width: float, height: float, panels: int = 1):
+# %% ../nbs/11_interpretation.ipynb #b1f8af87
+def _chart(width: float, height: float, **settings):
     "A figure that belongs to no window, and its axes, with light lines."
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for ax in axes:
-        for side in ("top", "right"): ax.spines[side].set_visible(False)
-        ax.grid(color="#8888", linewidth=0.4)
-        ax.set_axisbelow(True)
-    return figure, axes
+    ax = figure.subplots()
+    for side in ("top", "right"): ax.spines[side].set_visible(False)
+    ax.grid(color="#8888", linewidth=0.4)
+    ax.set_axisbelow(True)
+    ax.set(**settings)
+    return figure, ax
 
-# %% ../nbs/11_interpretation.ipynb #32da5cdc
+# %% ../nbs/11_interpretation.ipynb #e91d075b
 def _picture(image: Image.Image | Tensor, alt: str, size: int = 220) -> str:
     "An image as an `img` element that holds its own pixels (JPEG in a data URI)."
     image = tensor_to_image(image) if isinstance(image, Tensor) else image.convert("RGB")
     image.thumbnail((size, size))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82)
-    return f'<img loading="lazy" alt="{html.escape(alt)}" width="{image.width}" height="{image.height}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return f'<img alt="{html.escape(alt)}" width="{image.width}" height="{image.height}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 # %% ../nbs/11_interpretation.ipynb #c72df51f
 def _breakable(name: str) -> str: return html.escape(name).replace("_", "_<wbr>")
@@ -696,7 +697,7 @@ def _table(rows: Sequence[dict], digits: int = 4) -> str:
     body = "".join(f"<tr>{''.join(cell(row.get(name)) for name in columns)}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{"".join(f"<th>{html.escape(str(name))}</th>" for name in columns)}</tr></thead><tbody>{body}</tbody></table></div>'
 
-# %% ../nbs/11_interpretation.ipynb #3c4fb9b0
+# %% ../nbs/11_interpretation.ipynb #391a31d5
 def _summary_section(interpretation, learner, lr_find, settings) -> str:
     "The answer first: how often it is wrong, how far that can be trusted, and four more numbers."
     error, classes = interpretation.error(), len(interpretation.vocab)
@@ -706,7 +707,7 @@ def _summary_section(interpretation, learner, lr_find, settings) -> str:
     tiles = {"error": f"{error.value:.1%}", f"right among its first {five}": f"{near:.1%}", "photographs judged": f"{len(interpretation)}", "classes": f"{classes}",
              "calibration error": f"{interpretation.calibration_error():.3f}"}
     shown = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in tiles.items())
-    return (f'<div class="tiles">{shown}</div><p>Wrong on {wrong} of {len(interpretation)} photographs that it did not learn from. So few photographs leave some doubt: '
+    return (f'<div class="tiles">{shown}</div><p>Wrong on {wrong} of {len(interpretation)} photographs. They are only a sample: '
             f"the true error may well lie between <b>{error.low:.1%}</b> and <b>{error.high:.1%}</b> (95 % interval).</p>")
 
 # %% ../nbs/11_interpretation.ipynb #e52491d9
@@ -720,42 +721,46 @@ def _batch_section(interpretation, learner, lr_find, settings) -> str:
     cards = "".join(f"<figure>{_picture(image.float().clamp(0, 1), name, 160)}<figcaption>{_breakable(name)}</figcaption></figure>" for image, name in zip(images, names))
     return f'<p>Training photographs as the model gets them: cut, turned, lit anew in every epoch.</p><div class="cards small">{cards}</div>'
 
-# %% ../nbs/11_interpretation.ipynb #967065fc
+# %% ../nbs/11_interpretation.ipynb #9a2a1fdc
 def _rate_section(interpretation, learner, lr_find, settings) -> str:
     "The learning-rate finder's curve and its suggestions."
     if lr_find is None: return ""
-    figure, (ax,) = _chart(7, 2.8)
+    figure, ax = _chart(6.4, 2.9, xscale="log", xlabel="learning rate", ylabel="loss")
+    smoothed = [float(loss) for loss in (lr_find.losses if getattr(lr_find, "smoothed", None) is None else lr_find.smoothed)]
     ax.plot(lr_find.lrs, lr_find.losses, color="#7a8794", alpha=0.5, linewidth=1)
-    smoothed = getattr(lr_find, "smoothed", None) or lr_find.losses
     ax.plot(lr_find.lrs[:len(smoothed)], smoothed, color="#0d9488", linewidth=2)
-    known = {name: getattr(lr_find, name, None) for name in ("minimum", "steep", "valley", "slide")}
-    known = {name: rate for name, rate in known.items() if isinstance(rate, float) and rate > 0}
-    for (name, rate), colour in zip(known.items(), ("#7c3aed", "#ea580c", "#2563eb", "#be185d")):
-        ax.axvline(rate, color=colour, linewidth=1.5, linestyle="--", label=f"{name} {rate:.1e}")
-    low = min(smoothed)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.1 * abs(low), 2.5 * max(smoothed[0], low)))
-    if known: ax.legend(fontsize=8, frameon=False, labelcolor="#000000")
-    return f"<p>The loss while the rate rises from batch to batch; dashed, the rates that the finder suggests.</p>{_svg(figure, 'Loss over learning rate')}"
+    for name, colour in zip(("minimum", "steep", "valley", "slide"), ("#8b5cf6", "#ea580c", "#3b82f6", "#db2777")):
+        rate = getattr(lr_find, name, None)
+        if rate: ax.axvline(float(rate), color=colour, linewidth=1.5, linestyle="--", label=f"{name} {float(rate):.1e}")
+    finite = [loss for loss in smoothed if math.isfinite(loss)] or [0.0, 1.0]
+    low, span = min(finite), max(finite[0] - min(finite), 0.1)
+    ax.set_ylim(low - 0.2 * span, finite[0] + 1.2 * span)  # the explosion at the end would flatten the rest
+    if ax.get_legend_handles_labels()[1]: ax.legend(fontsize=8, frameon=False)
+    reason = getattr(lr_find, "reason", None)
+    told = f" {html.escape(str(reason))}" if reason else ""
+    return f"<p>The loss while the rate rises from batch to batch; dashed, the rates that the finder suggests.{told}</p>{_svg(figure, 'Loss over learning rate')}"
 
-# %% ../nbs/11_interpretation.ipynb #224404eb
+# %% ../nbs/11_interpretation.ipynb #f9777362
 def _training_section(interpretation, learner, lr_find, settings) -> str:
     "Losses batch by batch, and the schedule that the rates followed."
     recorder = getattr(learner, "recorder", None)
     losses = list(getattr(recorder, "losses", None) or [])
     if not losses: return ""
-    figure, (left, right) = _chart(8.6, 2.8, 2)
+    figure, ax = _chart(4.6, 2.9, xlabel="batch", ylabel="loss")
     running, mean = [], losses[0]
     for loss in losses: running.append(mean := mean + 0.1 * (loss - mean))
-    left.plot(losses, color="#7a8794", alpha=0.4, linewidth=0.8)
-    left.plot(running, color="#0d9488", linewidth=2, label="training")
-    valid = [(end, row["valid_loss"]) for end, row in zip(getattr(recorder, "epoch_ends", []), recorder.rows) if row.get("valid_loss") is not None]
-    if valid: left.plot(*zip(*valid), "o-", color="#ea580c", label="validation")
-    left.set(xlabel="batch", ylabel="loss", ylim=(0, None))
-    left.legend(fontsize=8, frameon=False, labelcolor="#000000")
-    for number, rates in enumerate(zip(*recorder.group_lrs)): right.plot(rates, label=f"layer group {number}", color=("#2563eb", "#7c3aed", "#0d9488")[number % 3])
-    right.set(xlabel="batch", ylabel="learning rate", yscale="log")
-    right.legend(fontsize=8, frameon=False, labelcolor="#000000")
-    return _svg(figure, "Losses and learning rates, batch by batch")
+    ax.plot(losses, color="#7a8794", alpha=0.4, linewidth=0.8)
+    ax.plot(running, color="#0d9488", linewidth=2, label="training")
+    valid = [(end, row["valid_loss"]) for end, row in zip(recorder.epoch_ends, recorder.rows) if row.get("valid_loss") is not None]
+    if valid: ax.plot(*zip(*valid), "o-", color="#ea580c", label="validation")
+    ax.set_ylim(0)
+    ax.legend(fontsize=8, frameon=False)
+    rates, ax = _chart(4.6, 2.9, xlabel="batch", ylabel="learning rate", yscale="log")
+    groups = max(map(len, recorder.group_lrs), default=0)
+    for number in range(groups):
+        ax.plot([row[number] for row in recorder.group_lrs], color=("#3b82f6", "#8b5cf6", "#0d9488")[number % 3], label=f"layer group {number + 1} of {groups}")
+    ax.legend(fontsize=8, frameon=False)
+    return f'<div class="charts">{_svg(figure, "Losses, batch by batch")}{_svg(rates, "Learning rates, batch by batch")}</div>'
 
 # %% ../nbs/11_interpretation.ipynb #1e7dcf15
 def _results_section(interpretation, learner, lr_find, settings) -> str:
@@ -822,25 +827,25 @@ def _losses_section(interpretation, learner, lr_find, settings, count: int = 12)
     return ('<p>Where the model was most surprised by the label. Above each file name: the prediction and its probability, then the label and its probability.</p>'
             f'<div class="cards">{"".join(_card(interpretation, place) for place in places)}</div>')
 
-# %% ../nbs/11_interpretation.ipynb #4e9c0500
+# %% ../nbs/11_interpretation.ipynb #6cf35e5c
 def _calibration_section(interpretation, learner, lr_find, settings) -> str:
     "Whether its probabilities can be taken at their word."
     error, temperature = interpretation.calibration_error(), interpretation.temperature()
     scaled = expected_calibration_error(cross_fitted(interpretation.probabilities, interpretation.targets), interpretation.targets)
-    figure, (ax,) = _chart(4.6, 3.2)
+    figure, ax = _chart(4.8, 3.3)
     _reliability_axes(ax, reliability(interpretation.probabilities, interpretation.targets, 10), "")
     ax.set_title("")
-    ax.legend(fontsize=8, frameon=False, labelcolor="#000000", loc="upper left")
+    ax.legend(fontsize=8, frameon=False, loc="upper left")
     manner = "too sure of itself" if temperature > 1.05 else "too modest" if temperature < 0.95 else "about as sure as it is right"
     return (f"<p>The model is <b>{manner}</b>: its confidence is off by {error:.1%} on average (expected calibration error, 15 bins). Dividing its activations by a "
             f"temperature of {temperature:.2f} would bring that to {scaled:.1%}, measured on photographs that the temperature was not fitted on.</p>{_svg(figure, 'Share right over confidence')}")
 
-# %% ../nbs/11_interpretation.ipynb #a7369af1
+# %% ../nbs/11_interpretation.ipynb #676c79d8
 def _labels_section(interpretation, learner, lr_find, settings, count: int = 12) -> str:
     "Labels that look wrong, to be checked by a person."
     found = interpretation.label_errors()
     if not found: return "<p>No label looks wrong.</p>"
-    cards = "".join(_card(interpretation, error.index, f"looks like <b>{_breakable(error.likely)}</b>") for error in found[:count])
+    cards = "".join(_card(interpretation, error.index, f"label quality {error.quality:.2f}") for error in found[:count])
     return (f"<p>{len(found)} labels may be wrong, by confident learning; the {min(count, len(found))} most suspicious are shown. "
             f'The model may also simply be mistaken: look before you change anything.</p><div class="cards">{cards}</div>')
 
@@ -870,7 +875,7 @@ _sections = {
     "labels": ("Labels that look wrong", _labels_section), "made": ("How this was made", _made_section),
 }
 
-# %% ../nbs/11_interpretation.ipynb #0dfdf775
+# %% ../nbs/11_interpretation.ipynb #f42c37f6
 _style = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6776;--paper:#fbfaf7;--card:#fff;--line:#e3e0d8;--accent:#0d9488;--hit:13,148,136;--miss:220,38,38}
 @media(prefers-color-scheme:dark){:root{--ink:#e7e9ec;--soft:#9aa5b1;--paper:#15181c;--card:#1e2329;--line:#323a43;--accent:#2dd4bf;--hit:45,212,191;--miss:248,113,113}}
@@ -884,14 +889,14 @@ section{background:var(--card);border:1px solid var(--line);border-radius:14px;p
 .pairs{display:flex;flex-wrap:wrap;gap:.6rem 2.4rem}.pairs .cards{display:flex;flex-wrap:wrap}.pairs figure{width:142px}
 figure{margin:0;font-size:.84rem;line-height:1.35;min-width:0}figcaption div{display:flex;justify-content:space-between;gap:.4rem}figcaption span:first-child{overflow-wrap:break-word;min-width:0}figure img{width:100%;height:auto;aspect-ratio:1;object-fit:cover;border-radius:8px;display:block;margin-bottom:.35rem}
 small,.lost{color:var(--soft)}.wrong{color:rgb(var(--miss))}.right{color:rgb(var(--hit))}.wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:.86rem}th,td{padding:.28rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:middle}th{font-weight:600}.number{text-align:right;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;font-size:.86rem}th,td{padding:.28rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:middle}th{font-weight:600}.wide td,.wide th{white-space:nowrap}.number{text-align:right;font-variant-numeric:tabular-nums}
 .facts th{color:var(--soft);font-weight:400}.bar{position:relative;width:150px;height:12px;border-radius:6px;background:var(--line)}.bar i{position:absolute;top:3px;bottom:3px;background:rgba(var(--hit),.45);border-radius:3px}
 .bar b{position:absolute;top:0;bottom:0;width:3px;margin-left:-1px;background:rgb(var(--hit));border-radius:2px}
 .matrix{font-size:.7rem;line-height:1}.matrix td,.matrix th{padding:0;border:1px solid var(--line)}.matrix td{width:21px;min-width:21px;height:21px;text-align:center}
 .matrix tbody th{position:sticky;left:0;background:var(--card);padding:0 .4rem 0 0;text-align:right;font-weight:400;white-space:nowrap;border:0}.matrix thead th{border:0;vertical-align:bottom;font-weight:400;height:1px}
 .matrix thead span{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap;padding:.3rem 0;display:inline-block}
 .hit{background:rgba(var(--hit),calc(.12 + .6*var(--s)))}.miss{background:rgba(var(--miss),calc(.18 + .62*var(--s)))}
-.chart svg{width:100%;height:auto;max-width:860px;display:block}.chart text{font-family:inherit!important}footer{color:var(--soft);font-size:.85rem;margin-top:1.5rem}
+.charts{display:flex;flex-wrap:wrap;gap:1rem}.charts>*{flex:1 1 300px}.chart svg{width:100%;height:auto;display:block}.chart text{font-family:inherit!important;fill:currentColor}footer{color:var(--soft);font-size:.85rem;margin-top:1.5rem}
 @media(max-width:560px){main{padding:1.2rem .7rem 3rem}h1{font-size:1.5rem}section{padding:1rem .85rem;border-radius:10px}.cards{grid-template-columns:repeat(auto-fill,minmax(125px,1fr))}.bar{width:90px}}
 @media print{section{break-inside:avoid;border:0}nav{display:none}}
 """
