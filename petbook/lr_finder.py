@@ -110,7 +110,7 @@ def refusal(
     if rise < least: return f"the curve is flat: the loss stays within {max(fall, rise):.2g} of {losses[0]:.3g} for every rate from {lrs[0]:.0e} to {lrs[-1]:.0e}"
     return f"the loss never falls clearly, it only rises from {losses[0]:.3g}; every rate from {lrs[0]:.0e} up is too high, or the model has nothing left to learn"
 
-# %% ../nbs/07_lr_finder.ipynb #912d3d88
+# %% ../nbs/07_lr_finder.ipynb #a9a9e1a6
 class Curve:
     "A curve and its readings. Unpacks into the rates that were asked for."
 
@@ -123,6 +123,7 @@ class Curve:
         note: str = "",  # how the probe ended
     ):
         self.lrs, self.losses, self.smoothed, self.note = list(lrs), list(losses), smoothed(losses), note
+        self.num_it = num_it
         part = usable_part(self.lrs, self.smoothed, num_it)
         steps = np.diff([loss for loss in self.losses[: num_it // 10 + len(part[0])] if math.isfinite(loss)])
         self.reason = refusal(*part, noise=float(np.std(steps) / 2**0.5) if len(steps) else 0.0)
