@@ -1105,7 +1105,24 @@ def read_tensors(
     except Exception as error:
         raise ModelFileError(f"{file}: cannot be read as a model file ({type(error).__name__}: {str(error).splitlines()[0]})") from error
 
-# %% ../nbs/06_training.ipynb #4758b81b
+# %% ../nbs/06_training.ipynb #a1668605
+class kept_attributes:
+    "Set attributes at once; used in a `with` statement, put the old values back at its end."
+
+    def __init__(
+        self,
+        owner: object,  # whose attributes
+        **values: object,  # the new values, by name
+    ):
+        self.owner, self.old = owner, {name: getattr(owner, name) for name in values}
+        for name, value in values.items(): setattr(owner, name, value)
+
+    def __enter__(self) -> object: return self.owner
+
+    def __exit__(self, *error) -> None:
+        for name, value in self.old.items(): setattr(self.owner, name, value)
+
+# %% ../nbs/06_training.ipynb #ab18871e
 class Fitting(ModelFiles):
     "The optimizer, the callbacks, and `fit`."
 
@@ -1113,6 +1130,14 @@ class Fitting(ModelFiles):
         "Make the optimizer anew, with the parameters sorted by layer group and decay."
         self.opt = self.opt_func(parameter_groups(self.model, self.layer_groups, self.wd, self.wd_bn_bias), lr=_per_group(self.lr)[-1])
         self.own_mom = optimizer_rates(self.opt)[1]
+
+    def no_bar(self) -> "kept_attributes":
+        "Hide the bars: from now on, or inside a `with` block."
+        return kept_attributes(self.progress, bar=False)
+
+    def no_logging(self) -> "kept_attributes":
+        "Hide bars and table: from now on, or inside a `with` block."
+        return kept_attributes(self.progress, bar=False, table=False)
 
     @contextmanager
     def with_callbacks(self, cbs) -> Iterator[None]:
