@@ -10,7 +10,8 @@ __all__ = ['EarlyStoppingCallback', 'SaveModelCallback', 'anneal_linear', 'annea
            'Checkpoint', 'Tracker', 'EarlyStopping', 'SaveModel', 'ReduceLROnPlateau', 'GradientClip',
            'GradientAccumulation', 'EMA', 'MixBatches', 'CSVLogger', 'TensorBoard', 'TorchScheduler']
 
-# %% ../nbs/06_training.ipynb #92ab8efd
+# %% ../nbs/06_training.ipynb #3420ad0a
+import copy
 import math
 import random
 import re
@@ -513,7 +514,7 @@ def _cell(name: str, value) -> str:
     if name == "time": return f"{int(value) // 60:02d}:{int(value) % 60:02d}"
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
-# %% ../nbs/06_training.ipynb #6258bcb5
+# %% ../nbs/06_training.ipynb #f2e188c2
 class ResultsTable:
     "Rows of results, one per epoch: text in a terminal, a table in a notebook. `rows` is a list of dicts."
 
@@ -525,8 +526,6 @@ class ResultsTable:
     ):
         self.rows, self.above, self.below = rows, above, below
         self.columns = list({name: None for row in rows for name in row if name != "time"}) + (["time"] if rows else [])
-
-    def __len__(self) -> int: return len(self.rows)
 
     def cells(self) -> list[list[str]]:
         "The rows as text, without the heading."
@@ -544,9 +543,8 @@ class ResultsTable:
 
         heading = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
         body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>" for line in self.cells())
-        table = f'<table class="dataframe"><thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table>'
-        above, below = (f"<pre>{escape(words)}</pre>" if words else "" for words in (self.above, self.below))
-        return above + (table if self.rows else "") + below
+        table = f'<table class="dataframe"><thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table>' if self.rows else ""
+        return "".join(f"<pre>{escape(part)}</pre>" if part and part is not table else part for part in (self.above, table, self.below))
 
 # %% ../nbs/06_training.ipynb #8cfa95c5
 def smoothed(
@@ -632,7 +630,7 @@ class RecorderPlots(Recording):
         right.set(title="momentum", xlabel="batches", ylabel="momentum")
         return figure
 
-# %% ../nbs/06_training.ipynb #f51b9e25
+# %% ../nbs/06_training.ipynb #e6a14e20
 class Recorder(RecorderPlots, Callback):
     "The callback that records: `losses`, `lrs`, `group_lrs`, `moms` per batch; `rows`, `table` per epoch; `plot_loss`, `plot_sched`."
     order, run_valid = -100, False
@@ -642,6 +640,8 @@ class Recorder(RecorderPlots, Callback):
 
     def before_epoch(self, trainer) -> None: self.started = time.perf_counter()
 
+    def before_train(self, trainer) -> None: self.first = len(self.sizes) - trainer.batch  # a resumed epoch has batches behind it
+
     def after_batch(self, trainer) -> None:
         self.waiting.append(trainer.loss.detach().clone())
         self.sizes.append(len(trainer.x))
@@ -649,8 +649,7 @@ class Recorder(RecorderPlots, Callback):
         self.moms.append(trainer.mom)
 
     def after_train(self, trainer) -> None:
-        first = self.epoch_ends[-1] if self.epoch_ends else 0
-        losses, sizes = self.losses[first:], self.sizes[first:]
+        losses, sizes = self.losses[self.first :], self.sizes[self.first :]
         self.train_loss = sum(loss * size for loss, size in zip(losses, sizes)) / sum(sizes) if sizes else float("nan")
 
     def after_epoch(self, trainer) -> None:
@@ -920,7 +919,24 @@ def frozen_norms(
             if isinstance(module, norm_types) and own and not any(own): found.append(module)
     return found
 
-# %% ../nbs/06_training.ipynb #2de7a670
+# %% ../nbs/06_training.ipynb #a1668605
+class kept_attributes:
+    "Set attributes at once; used in a `with` statement, put the old values back at its end."
+
+    def __init__(
+        self,
+        owner: object,  # whose attributes
+        **values: object,  # the new values, by name
+    ):
+        self.owner, self.old = owner, {name: getattr(owner, name) for name in values}
+        for name, value in values.items(): setattr(owner, name, value)
+
+    def __enter__(self) -> object: return self.owner
+
+    def __exit__(self, *error) -> None:
+        for name, value in self.old.items(): setattr(self.owner, name, value)
+
+# %% ../nbs/06_training.ipynb #b5d7e806
 class Predictions(BatchSetting):
     "Validation and predictions."
 
@@ -952,7 +968,8 @@ class Predictions(BatchSetting):
     ) -> tuple[Tensor | None, ...]:  # probabilities (N, C), targets (N,) or None, then what was asked for; all on the CPU
         "Predict a loader in its own order. Probabilities are the loss function's activation of the logits."
         parts, dl = [], self.dls.valid if dl is None else dl
-        with isolated_randomness(self.seed, "validate"), kept_mode(self.model), torch.no_grad(), unreduced(self.loss_func):
+        loss_func = unreduced(self.loss_func) if with_loss else self.loss_func
+        with isolated_randomness(self.seed, "validate"), kept_mode(self.model), torch.no_grad(), kept_attributes(self, loss_func=loss_func):
             self.model.eval()
             for batch in dl.batches() if hasattr(dl, "batches") else dl:
                 self.x, self.y, items = self.to_device(batch)
@@ -974,17 +991,15 @@ def kept_mode(
     finally:
         for module, mode in modes: module.training = mode
 
-# %% ../nbs/06_training.ipynb #6d85fe08
-@contextmanager
+# %% ../nbs/06_training.ipynb #4208c281
 def unreduced(
-    loss_func: Callable,  # a loss with a settable `reduction`, or any other
-) -> Iterator[None]:
-    "Have a loss function give one loss per item inside the block."
-    kept = getattr(loss_func, "reduction", None)
-    if kept is not None: loss_func.reduction = "none"
-    try: yield
-    finally:
-        if kept is not None: loss_func.reduction = kept
+    loss_func: Callable,  # a loss with a settable `reduction`, or a function that takes one
+) -> Callable:  # the same with one loss per item
+    "A loss function that does not take the mean."
+    if not hasattr(loss_func, "reduction"): return partial(loss_func, reduction="none")
+    single = copy.copy(loss_func)
+    single.reduction = "none"
+    return single
 
 # %% ../nbs/06_training.ipynb #360ab1e5
 def activate(
@@ -1104,23 +1119,6 @@ def read_tensors(
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelFileError(f"{file}: cannot be read as a model file ({type(error).__name__}: {str(error).splitlines()[0]})") from error
-
-# %% ../nbs/06_training.ipynb #a1668605
-class kept_attributes:
-    "Set attributes at once; used in a `with` statement, put the old values back at its end."
-
-    def __init__(
-        self,
-        owner: object,  # whose attributes
-        **values: object,  # the new values, by name
-    ):
-        self.owner, self.old = owner, {name: getattr(owner, name) for name in values}
-        for name, value in values.items(): setattr(owner, name, value)
-
-    def __enter__(self) -> object: return self.owner
-
-    def __exit__(self, *error) -> None:
-        for name, value in self.old.items(): setattr(self.owner, name, value)
 
 # %% ../nbs/06_training.ipynb #ab18871e
 class Fitting(ModelFiles):

@@ -50,7 +50,7 @@ def make_model():
         )
 
 
-def train(folder, workers, resume, started=None):
+def train(folder, workers, epochs, resume, started=None):
     "The whole program that a user would run again after a power cut."
     torch.set_num_threads(1)
     checkpoint = Checkpoint(every_batches=4, resume=resume)
@@ -58,8 +58,8 @@ def train(folder, workers, resume, started=None):
     trainer = Trainer(Data(workers), make_model(), F.cross_entropy, cbs=cbs, metrics="accuracy", path=folder)
     trainer.no_logging()
     if started is not None: started.set()
-    trainer.fit(2, schedule=one_cycle(3e-3))
-    trainer.fit(2, schedule=one_cycle(1e-2))
+    trainer.fit(epochs, schedule=one_cycle(3e-3))
+    trainer.fit(epochs, schedule=one_cycle(1e-2))
     rows = [{name: value for name, value in row.items() if name != "time"} for row in trainer.recorder.rows]
     torch.save({"model": trainer.model.state_dict(), "rows": rows, "losses": trainer.recorder.losses}, folder / "final.pt")
 
@@ -79,8 +79,8 @@ def same(one, other):
     return weights and first["rows"] == second["rows"] and first["losses"] == second["losses"]
 
 
-def finish(context, folder, workers):
-    process = launch(context, folder, workers, True)
+def finish(context, folder, options):
+    process = launch(context, folder, options.workers, options.epochs, True)
     process.join()
     if process.exitcode: raise SystemExit(f"the resumed run failed with exit status {process.exitcode}")
 
@@ -90,6 +90,7 @@ def main():
     parser.add_argument("--moments", type=int, default=10, help="kills, each in a run of its own")
     parser.add_argument("--chain", type=int, default=10, help="kills in one run, one after the other")
     parser.add_argument("--workers", type=int, default=0, help="loader workers")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs in each of the two fits")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--out", type=Path, help="write a JSON file with the figures")
     options = parser.parse_args()
@@ -99,30 +100,30 @@ def main():
         base, found = Path(base), []
         whole = base / "whole"
         whole.mkdir()
-        process, start = launch(context, whole, options.workers, False), time.perf_counter()
+        process, start = launch(context, whole, options.workers, options.epochs, False), time.perf_counter()
         process.join()
         duration = time.perf_counter() - start
         print(f"unbroken run: {duration:.1f} s")
         for number in range(options.moments):
             folder = base / f"killed {number}"
             folder.mkdir()
-            process, moment = launch(context, folder, options.workers, False), moments.uniform(0, duration)
+            process, moment = launch(context, folder, options.workers, options.epochs, False), moments.uniform(0, duration)
             time.sleep(moment)
             process.kill()
             process.join()
             had = (folder / "models" / "checkpoint.pt").exists()
-            finish(context, folder, options.workers)
+            finish(context, folder, options)
             found.append(same(whole, folder))
             print(f"killed after {moment / duration:5.1%} of the run, {'resumed' if had else 'begun anew'}: {'identical' if found[-1] else 'DIFFERENT'}", flush=True)
         if options.chain:
             folder = base / "chain"
             folder.mkdir()
             for _ in range(options.chain):
-                process = launch(context, folder, options.workers, True)
+                process = launch(context, folder, options.workers, options.epochs, True)
                 time.sleep(moments.uniform(0, 2 * duration / options.chain))
                 process.kill()
                 process.join()
-            finish(context, folder, options.workers)
+            finish(context, folder, options)
             found.append(same(whole, folder))
             print(f"killed {options.chain} times in one run: {'identical' if found[-1] else 'DIFFERENT'}")
             left = [file.name for file in (folder / "models").iterdir() if file.name.startswith(".checkpoint")]
