@@ -10,8 +10,9 @@ __all__ = ['EarlyStoppingCallback', 'SaveModelCallback', 'anneal_linear', 'annea
            'Checkpoint', 'Tracker', 'EarlyStopping', 'SaveModel', 'ReduceLROnPlateau', 'GradientClip',
            'GradientAccumulation', 'EMA', 'MixBatches', 'CSVLogger', 'TensorBoard', 'TorchScheduler']
 
-# %% ../nbs/06_training.ipynb #3420ad0a
+# %% ../nbs/06_training.ipynb #83633301
 import copy
+import html
 import math
 import random
 import re
@@ -514,7 +515,18 @@ def _cell(name: str, value) -> str:
     if name == "time": return f"{int(value) // 60:02d}:{int(value) % 60:02d}"
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
-# %% ../nbs/06_training.ipynb #f2e188c2
+# %% ../nbs/06_training.ipynb #a7189fcd
+def as_preformatted(text: str) -> str:
+    "A line of text as HTML."
+    return f"<pre>{html.escape(text)}</pre>" if text else ""
+
+# %% ../nbs/06_training.ipynb #f07b5dc6
+def html_table(lines: Sequence[Sequence[str]]) -> str:
+    "Lines of text as an HTML table, heading first."
+    heading, *body = (["".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in line) for line, tag in zip(lines, ["th"] + ["td"] * len(lines))])
+    return f'<table class="dataframe"><thead><tr>{heading}</tr></thead><tbody>{"".join(f"<tr>{line}</tr>" for line in body)}</tbody></table>'
+
+# %% ../nbs/06_training.ipynb #38e863e5
 class ResultsTable:
     "Rows of results, one per epoch: text in a terminal, a table in a notebook. `rows` is a list of dicts."
 
@@ -539,12 +551,8 @@ class ResultsTable:
     def __repr__(self) -> str: return "\n".join(filter(None, [self.above, *(self.lines() if self.rows else ["no epoch has ended yet"]), self.below]))
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        heading = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
-        body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>" for line in self.cells())
-        table = f'<table class="dataframe"><thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table>' if self.rows else ""
-        return "".join(f"<pre>{escape(part)}</pre>" if part and part is not table else part for part in (self.above, table, self.below))
+        table = html_table([self.columns, *self.cells()]) if self.rows else ""
+        return as_preformatted(self.above) + table + as_preformatted(self.below)
 
 # %% ../nbs/06_training.ipynb #8cfa95c5
 def smoothed(
@@ -936,9 +944,9 @@ class kept_attributes:
     def __exit__(self, *error) -> None:
         for name, value in self.old.items(): setattr(self.owner, name, value)
 
-# %% ../nbs/06_training.ipynb #b5d7e806
-class Predictions(BatchSetting):
-    "Validation and predictions."
+# %% ../nbs/06_training.ipynb #efce879c
+class Validation(BatchSetting):
+    "The validation half of an epoch, also on its own."
 
     def run_validate(self, dl=None) -> None:
         "Predict a loader (the validation one if None) without learning, and leave the metrics in `results`."
@@ -959,6 +967,10 @@ class Predictions(BatchSetting):
         "Loss and metrics over a loader. The model's mode and all random streams stay as they are."
         with isolated_randomness(self.seed, "validate"), kept_mode(self.model): self.within("validate", partial(self.run_validate, dl))
         return Scores(self.results)
+
+# %% ../nbs/06_training.ipynb #79c0b8f2
+class Predictions(Validation):
+    "Predictions without events."
 
     def get_preds(
         self,
@@ -1170,13 +1182,14 @@ class Fitting(ModelFiles):
                 self.opt.zero_grad()
                 self.batch, self.x, self.y, self.items, self.pred, self.loss = 0, None, None, None, None, None
 
-# %% ../nbs/06_training.ipynb #3e519f4a
+# %% ../nbs/06_training.ipynb #7051b2e1
 def as_callbacks(
     cbs,  # None, a callback, a class of callbacks, or a list of these
 ) -> list[Callback]:
     "Callbacks as a list of instances, each checked."
     found = [] if cbs is None else list(cbs) if isinstance(cbs, (list, tuple)) else [cbs]
-    found = [one() if isinstance(one, type) and issubclass(one, Callback) else one for one in found]
+    found = [one() if isinstance(one, type) else one for one in found]
+    found = [MixBatches(one) if getattr(one, "mixes_batches", False) else one for one in found]  # cbs=MixUp(), as in fastai
     for callback in found: check_callback(callback)
     return found
 
