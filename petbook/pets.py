@@ -130,18 +130,18 @@ CATS = {
         face=0.86, legs=0.6, body=0.4, fluff=0.0, nose="pink", wrinkles=1.0, head=0.95),
 }
 
-# %% ../nbs/01_pets.ipynb #1eef57d6
+# %% ../nbs/01_pets.ipynb #ee9d13dc
 DOGS = {
     "american_bulldog": dict(coats="white, brown eyepatch | white, fawn patches | white, tan patches | white", eyes="brown dark", ears="rose",
         ear_size=0.9, muzzle=0.38, face=1.15, snout=1.3, jowls=0.7, legs=0.55, body=0.9, tail="saber", fluff=0.05),
-    "american_pit_bull_terrier": dict(coats="blue, white chest, white gloves | red, white chest | fawn, black brindle, white chest | black, white chest,"
+    "american_pit_bull_terrier": dict(coats="blue, white chest, white gloves | red, white chest | brown, black brindle, white chest | black, white chest,"
         " white gloves | tan, white chest, white blaze", eyes="brown hazel", ears="rose", face=1.08, snout=1.12, jowls=0.25, legs=0.58, body=0.7,
         tail="saber", fluff=0.03),
     "basset_hound": dict(coats="white, tan hound, black saddle | white, tan hound, brown saddle | white, red hound", eyes="brown", ears="long",
         ear_size=1.25, muzzle=0.85, face=0.95, snout=1.1, jowls=0.9, legs=0.08, body=0.75, tail="saber", fluff=0.05, wrinkles=0.4),
     "beagle": dict(coats="white, tan hound, black saddle | white, tan hound, black saddle | white, fawn hound", eyes="brown", ears="long",
         ear_size=0.85, muzzle=0.6, face=0.97, jowls=0.3, body=0.55, tail="saber", fluff=0.05),
-    "boxer": dict(coats="fawn, black mask, white chest, white gloves | tan, black mask, white chest, white blaze | red, black mask, black brindle,"
+    "boxer": dict(coats="fawn, black mask, white chest, white gloves | tan, black mask, white chest, white blaze | mahogany, black mask, black brindle,"
         " white chest", eyes="brown dark", ears="fold", muzzle=0.25, face=1.02, snout=1.3, jowls=0.75, legs=0.68, body=0.62, tail="docked",
         fluff=0.03, wrinkles=0.3),
     "chihuahua": dict(coats="fawn | cream | black, tan tanpoints | tan, white chest, white blaze | fawn, black mask", ears="bat", ear_size=1.25,
@@ -162,7 +162,7 @@ DOGS = {
         " cream spectacles", ear_size=0.8, muzzle=0.52, face=1.05, snout=0.82, body=0.6, tail="curl", fluff=1.0),
 }
 
-# %% ../nbs/01_pets.ipynb #a3d35628
+# %% ../nbs/01_pets.ipynb #b220be23
 DOGS |= {
     "leonberger": dict(coats="gold, black mask, brown ears | tan, black mask, black shaded | orange, black mask, brown ears", eyes="brown",
         ears="fold", muzzle=0.68, face=1.02, snout=1.05, jowls=0.3, legs=0.6, body=0.88, tail="plume", fluff=0.8, eye_size=0.85),
@@ -182,7 +182,7 @@ DOGS |= {
         body=0.6, tail="docked", fluff=0.55, beard=1.0, eye_size=0.75),
     "shiba_inu": dict(coats="red, cream urajiro | orange, white urajiro | red, white urajiro | black, tan tanpoints, white chest", ear_size=0.72,
         muzzle=0.48, face=1.06, snout=0.85, legs=0.55, body=0.52, tail="curl", fluff=0.35, eye_size=0.8),
-    "staffordshire_bull_terrier": dict(coats="blue, white chest | red, white chest, white gloves | fawn, black brindle | black, white chest"
+    "staffordshire_bull_terrier": dict(coats="blue, white chest | red, white chest, white gloves | brown, black brindle | black, white chest"
         " | tan, white chest, white blaze", eyes="brown hazel", ears="rose", ear_size=0.9, muzzle=0.42, face=1.16, snout=1.18, jowls=0.35, legs=0.45,
         body=0.8, tail="saber", fluff=0.03),
     "wheaten_terrier": dict(coats="wheat | fawn | cream", ears="button", muzzle=0.65, face=0.95, snout=1.05, legs=0.55, tail="docked", fluff=0.8,
@@ -203,9 +203,10 @@ def breed_traits(
     row = dict((CATS | DOGS)[name])
     return Breed(name, tuple(coat.strip() for coat in row.pop("coats").split("|")), tuple(row.pop("eyes", "dark").split()), **row)
 
-# %% ../nbs/01_pets.ipynb #2ec5c9ef
+# %% ../nbs/01_pets.ipynb #0f5b9198
 TORSO, LEG, PAW, TAIL, NECK, HEAD, MUZZLE, EAR, INNER_EAR = range(9)
 
+# %% ../nbs/01_pets.ipynb #0988da17
 @dataclass
 class Solid:
     "A ball (`end` is None; `radius` may be three semi-axes) or a limb from `start` to `end`."
@@ -390,12 +391,13 @@ def pose_pet(breed: Breed, rng: np.random.Generator) -> Scene:
     solids += [solid.moved(head_at, size, head_turn) for solid in face]
     return Scene(pose, solids, trunk, turn, head_turn, head_at, size, nose)
 
-# %% ../nbs/01_pets.ipynb #7d203ecc
+# %% ../nbs/01_pets.ipynb #9f116d09
 def neck_top(breed: Breed, pose: str, trunk: Trunk, size: float) -> np.ndarray:
     "Where the head sits, in the animal's frame."
     forward, up = {"standing": (0.34, 0.24 + 0.12 * breed.legs), "lying": (0.16, 0.28)}.get(pose, (0.1, 0.3))
     return trunk.chest + [forward, up + 0.5 * size, 0]
 
+# %% ../nbs/01_pets.ipynb #872a570f
 def neck_solids(breed: Breed, trunk: Trunk, top: np.ndarray, size: float) -> list[Solid]:
     "A neck, and a ruff for the fluffy."
     start = trunk.chest + trunk.dorsal * trunk.girth * 0.15
@@ -513,11 +515,12 @@ def skin_of(canvas: Canvas, scene: Scene, scale: float, origin: np.ndarray) -> S
     place = np.where(part >= HEAD, face * np.float32(scene.head_size / trunk.girth), spot * stretch)
     return Skin(rows, cols, canvas.normal.reshape(3, -1)[:, flat], depth, part, canvas.along.reshape(-1)[flat], spot, face, place, scene.nose)
 
-# %% ../nbs/01_pets.ipynb #9841799c
+# %% ../nbs/01_pets.ipynb #85fbb4ca
 def ramp(value: np.ndarray, low: float, high: float) -> np.ndarray:
     "0 where `value` is at `low` or beyond, 1 where it is at `high` or beyond, straight between; `low` may be the larger."
     return np.clip((value - low) / (high - low), 0, 1)
 
+# %% ../nbs/01_pets.ipynb #cae4a66b
 def noise(place: np.ndarray, frequency: float, rng: np.random.Generator, waves: int = 4) -> np.ndarray:
     "A smooth random field in space, about -1 to 1."
     waves_in = rng.normal(size=(waves, 3))
@@ -526,6 +529,7 @@ def noise(place: np.ndarray, frequency: float, rng: np.random.Generator, waves: 
     for wave, phase in zip(waves_in.astype(np.float32), rng.uniform(0, 2 * np.pi, waves)): total += np.sin(wave @ place + np.float32(phase))
     return total / np.float32(waves**0.5 * 1.1)
 
+# %% ../nbs/01_pets.ipynb #2fe66147
 def cells(skin: Skin, frequency: float, rng: np.random.Generator) -> np.ndarray:
     "How far each pixel lies from the middle of its cell, in a grid in space that is shaken and bent."
     place = skin.place * np.float32(frequency) + rng.uniform(0, 50, (3, 1)).astype(np.float32)
@@ -535,71 +539,82 @@ def cells(skin: Skin, frequency: float, rng: np.random.Generator) -> np.ndarray:
     shake = 0.16 * np.sin(cell * 12.9898 + cell[[1, 2, 0]] * 78.233 + cell[[2, 0, 1]] * 37.719)
     return np.sqrt(((place - cell - 0.5 - shake) ** 2 * np.array([[0.7], [1.2], [1.0]])).sum(0)).astype(np.float32)
 
-# %% ../nbs/01_pets.ipynb #d9feadc9
+# %% ../nbs/01_pets.ipynb #e9577cca
 def points(s, rng):
     "Dark face, ears, legs and tail."
     near = np.exp(-1.1 * ((s.face[0] - s.nose[0]) ** 2 * 0.8 + (s.face[1] - s.nose[1] - 0.12) ** 2 * 1.7 + s.side**2 * 2.2))
     limbs = np.maximum(s.on(LEG) * ramp(s.along, 0.75, 0.15), s.on(TAIL) * ramp(s.along, -0.2, 0.4))
     return np.maximum.reduce([s.head * ramp(near, 0.12, 0.6) * 0.95, s.ear * ramp(s.along, -0.4, 0.5), limbs, s.on(PAW)])
 
+# %% ../nbs/01_pets.ipynb #57d0e199
 def gloves(s, rng):
     "Feet."
     top = rng.uniform(0.1, 0.28)
     return np.maximum(s.on(PAW), s.on(LEG) * ramp(s.along, top + 0.06, top - 0.04))
 
+# %% ../nbs/01_pets.ipynb #8260f1bf
 def mask(s, rng):
     "The muzzle and what is round it."
     up = rng.uniform(-0.1, 0.12)
     return np.maximum(s.head * ramp(s.face[0], 0.55, 0.85) * ramp(s.face[1], up + 0.2, up - 0.1), s.on(MUZZLE) * ramp(s.face[1], 0.1, -0.1))
 
+# %% ../nbs/01_pets.ipynb #29f8783d
 def muzzle(s, rng):
     "Lips and chin."
     return np.maximum(s.on(MUZZLE) * ramp(s.face[1], -0.1, -0.25), s.head * ramp(s.face[1], -0.55, -0.75) * ramp(s.face[0], 0.1, 0.5))
 
+# %% ../nbs/01_pets.ipynb #c6a41452
 def blaze(s, rng):
     "A stripe down the middle of the face that widens toward the mouth."
     wide = rng.uniform(0.1, 0.22) + 0.25 * ramp(s.face[1], 0, -0.5)
     return s.head * (1 - s.ear) * ramp(s.side, wide + 0.06, wide - 0.04) * ramp(s.face[0], 0, 0.3)
 
-# %% ../nbs/01_pets.ipynb #cdc5d1d4
+# %% ../nbs/01_pets.ipynb #ae459053
 def chest(s, rng):
     "The front of the torso and the throat."
     wide = rng.uniform(0.7, 1.15)
     return s.on(TORSO, NECK) * ramp(s.spot[0] - s.spot[1] * 0.25, 0.75, 1.0) * ramp(np.abs(s.spot[2]), 0.75 * wide, 0.5 * wide)
 
+# %% ../nbs/01_pets.ipynb #e84e2f95
 def belly(s, rng):
     "What is pale below, and a little of the chest."
     return np.maximum(s.on(TORSO) * ramp(s.spot[1], -0.4, -0.9), chest(s, rng) * 0.45)
 
+# %% ../nbs/01_pets.ipynb #69f845ca
 def saddle(s, rng):
     "The upper part of the torso and of the tail."
     low = rng.uniform(-0.25, 0.2)
     edge = ramp(s.spot[1] + 0.2 * noise(s.spot, 3, rng), low - 0.12, low + 0.12) * ramp(s.spot[0], 1.35, 1.1)
     return np.maximum(s.on(TORSO, LEG) * edge, s.on(TAIL) * ramp(s.along, 0.7, 0.55))
 
+# %% ../nbs/01_pets.ipynb #b539ad6f
 def body(s, rng):
     "All but head, throat and feet."
     return np.maximum.reduce([s.on(TORSO, TAIL), s.on(LEG) * ramp(s.along, 0.5, 0.75), s.on(NECK) * ramp(s.spot[0], 1.15, 1.0)])
 
+# %% ../nbs/01_pets.ipynb #995d1ee2
 def hood(s, rng):
     "The whole head and the top of the neck."
     return np.maximum(s.head, s.on(NECK) * ramp(s.spot[0] + 0.1 * noise(s.spot, 4, rng), 0.9, 1.1))
 
+# %% ../nbs/01_pets.ipynb #0629b85d
 def ears(s, rng):
     "Both ears."
     return s.ear
 
+# %% ../nbs/01_pets.ipynb #b343cfd9
 def tailtip(s, rng):
     "The end of the tail."
     return s.on(TAIL) * ramp(s.along, 0.55, 0.75)
 
-# %% ../nbs/01_pets.ipynb #cb0d4722
+# %% ../nbs/01_pets.ipynb #74e95ede
 def hound(s, rng):
     "Head and back, but no blaze and no lips."
     head = s.head * (1 - blaze(s, rng)) * (1 - s.on(MUZZLE) * ramp(s.face[1], 0.1, -0.15))
     back = s.on(TORSO, LEG) * ramp(s.spot[1] + 0.25 * noise(s.spot, 3, rng), -0.1, 0.25)
     return np.maximum.reduce([head, back, s.on(TAIL) * ramp(s.along, 0.7, 0.5)])
 
+# %% ../nbs/01_pets.ipynb #43c2ff41
 def tanpoints(s, rng):
     "Brows, cheeks, two patches on the chest, feet."
     brow = ramp(np.hypot(s.face[1] - 0.42, s.side - 0.32), 0.15, 0.09) * ramp(s.face[0], 0.3, 0.5)
@@ -607,6 +622,7 @@ def tanpoints(s, rng):
     front = ramp(s.spot[0] - s.spot[1] * 0.25, 0.9, 1.05) * ramp(np.abs(np.abs(s.spot[2]) - 0.35), 0.22, 0.1)
     return np.maximum.reduce([s.head * (1 - s.ear) * np.maximum(brow, cheek), s.on(PAW), s.on(LEG) * ramp(s.along, 0.5, 0.38), s.on(TORSO, NECK) * front])
 
+# %% ../nbs/01_pets.ipynb #5cf94279
 def urajiro(s, rng):
     "Pale cheeks, brows, chest, belly, feet and the underside of the tail."
     cheek = np.maximum(ramp(s.face[1], -0.08, -0.3) * ramp(s.face[0], -0.1, 0.2), ramp(np.hypot(s.face[1] - 0.42, s.side - 0.35), 0.16, 0.08))
@@ -614,26 +630,30 @@ def urajiro(s, rng):
     below = s.on(TORSO, NECK, LEG) * ramp(s.spot[1], -0.2, -0.6)
     return np.maximum.reduce([head, below, chest(s, rng), s.on(PAW), 0.7 * s.on(TAIL) * ramp(s.along, 0.5, 0.8)])
 
+# %% ../nbs/01_pets.ipynb #42aaed4f
 def spectacles(s, rng):
     "Rings round the eyes, and cheeks."
     ring = ramp(np.abs(np.hypot(s.face[1] - 0.12, s.side - 0.38) - 0.27), 0.12, 0.04)
     return 0.85 * s.head * (1 - s.ear) * ramp(s.face[0], -0.1, 0.2) * np.maximum(ring, ramp(s.face[1], -0.25, -0.5) * ramp(s.side, 0.35, 0.5))
 
-# %% ../nbs/01_pets.ipynb #6d2831e5
+# %% ../nbs/01_pets.ipynb #c51f9d45
 def eyepatches(s, rng):
     "Both eyes and ears."
     return s.head * np.maximum(ramp(np.hypot(s.face[1] - 0.15, 0.9 * (s.side - 0.42)), 0.42, 0.28) * ramp(s.face[0], 0, 0.3), s.ear)
 
+# %% ../nbs/01_pets.ipynb #54fdf7da
 def eyepatch(s, rng):
     "One eye and its ear."
     this = s.face[2] * rng.choice([-1, 1])
     return s.head * np.maximum(ramp(np.hypot(s.face[1] - 0.18, this - 0.42), 0.5, 0.4) * ramp(s.face[0], -0.2, 0.1), s.ear * (this > 0))
 
+# %% ../nbs/01_pets.ipynb #80a223bc
 def chin(s, rng):
     "A Japanese chin's butterfly: both halves of the face, the ears, patches on the body."
     face = s.head * ramp(s.side, 0.16, 0.26) * ramp(s.face[1], -0.35, -0.15)
     return np.maximum.reduce([face, s.ear, s.on(TORSO, LEG) * ramp(noise(s.place, 1.7, rng) + 0.3 * s.spot[1], 0.5, 0.65)])
 
+# %% ../nbs/01_pets.ipynb #f33dc795
 def patches(s, rng):
     "Irregular patches on the body, and on either half of the face or on none."
     left, right = rng.random(2) < 0.75
@@ -641,12 +661,13 @@ def patches(s, rng):
     face = s.head * np.where(s.face[2] > 0, left, right) * np.maximum(s.ear, half)
     return np.maximum(ramp(noise(s.place, 1.7, rng), 0.2, 0.34) * (1 - s.head), face)
 
+# %% ../nbs/01_pets.ipynb #df13ca51
 def bicolour(s, rng):
     "An upturned V on the face, as some Ragdolls have it."
     wide = 0.12 + 0.55 * ramp(s.face[1], 0.45, -0.4)
     return s.head * (1 - s.ear) * ramp(s.side, wide + 0.05, wide - 0.05) * ramp(s.face[1], 0.62, 0.5)
 
-# %% ../nbs/01_pets.ipynb #c9901daf
+# %% ../nbs/01_pets.ipynb #4f50a36b
 def stripes(s, rng, frequency, soft):
     "Stripes round the body, rings on legs and tail, a fan on the forehead."
     wobble = 0.35 * noise(s.spot, 4, rng)
@@ -657,35 +678,41 @@ def stripes(s, rng, frequency, soft):
     wave = np.where(s.head > 0, (fan + cheek) * (1 - s.ear), np.where(s.on(LEG, TAIL) > 0, limb, torso))
     return ramp(wave, 0.1 - soft, 0.1 + soft)
 
+# %% ../nbs/01_pets.ipynb #99147e8c
 def tabby(s, rng):
     "Stripes all over."
     return 0.85 * stripes(s, rng, 11, 0.45)
 
+# %% ../nbs/01_pets.ipynb #c8f32327
 def spots(s, rng):
     "Spots on the torso, stripes elsewhere."
     return 0.9 * np.maximum(ramp(cells(s, 2.7, rng), 0.4, 0.3) * (1 - s.head), stripes(s, rng, 13, 0.4) * s.on(HEAD, LEG, TAIL))
 
+# %% ../nbs/01_pets.ipynb #3f209002
 def rosettes(s, rng):
     "Broken rings with a darker middle on the torso, stripes elsewhere."
     far = cells(s, 2.1, rng)
     ring = ramp(np.abs(far - 0.34), 0.13, 0.07) * ramp(noise(s.place, 9, rng, 3), -0.9, -0.4)
     return 0.9 * np.maximum(np.maximum(ring, 0.3 * ramp(far, 0.3, 0.2)) * (1 - s.head), stripes(s, rng, 12, 0.4) * s.on(HEAD, LEG, TAIL))
 
-# %% ../nbs/01_pets.ipynb #3b160e2d
+# %% ../nbs/01_pets.ipynb #4ae80b66
 def ticked(s, rng):
     "Bands on every hair: a fine grain, darker along the back."
     back = np.where(s.head > 0, ramp(s.face[1], -0.2, 0.9) * 0.8, ramp(s.spot[1], -0.6, 1))
     return ramp(noise(s.place, 26, rng), -0.3, 1) * (0.25 + 0.35 * back)
 
+# %% ../nbs/01_pets.ipynb #20fb81f3
 def roan(s, rng):
     "Flecks, thicker here and there."
     return 0.9 * ramp(noise(s.place, 22, rng, 5) * 0.9 + 0.45 * noise(s.place, 2, rng), 0.35, 0.8)
 
+# %% ../nbs/01_pets.ipynb #274f8c1a
 def brindle(s, rng):
     "Broken, narrow stripes."
     wave = np.sin(s.place[0] * 13 + 1.8 * noise(s.place, 3, rng))
     return 0.62 * ramp(wave * 0.6 + 0.8 * noise(s.place, 14, rng), 0.1, 1.1)
 
+# %% ../nbs/01_pets.ipynb #50af54c2
 def shaded(s, rng):
     "Dark tips on the back and the top of the head."
     back = s.on(TORSO, NECK, TAIL) * ramp(s.spot[1] + 0.3 * noise(s.spot, 5, rng), -0.6, 0.9)
@@ -711,7 +738,7 @@ def paint(skin: Skin, coat: str, rng: np.random.Generator) -> np.ndarray:
     colour[:, inside] = colour[:, inside] * np.float32(0.35) + np.array([[0.48], [0.35], [0.325]], np.float32)
     return colour
 
-# %% ../nbs/01_pets.ipynb #b16b5b45
+# %% ../nbs/01_pets.ipynb #f5b9890b
 @dataclass
 class Light:
     "Where the light comes from (camera's frame), how hard it is, how strong, and its colour times its strength."
@@ -720,6 +747,7 @@ class Light:
     exposure: float
     tint: np.ndarray
 
+# %% ../nbs/01_pets.ipynb #2f981cd1
 def draw_light(rng: np.random.Generator) -> Light:
     "A light from above, in front."
     sun = np.array([rng.uniform(-0.8, 0.8), -rng.uniform(0.5, 1), rng.uniform(0.5, 1.1)], np.float32)
@@ -727,7 +755,7 @@ def draw_light(rng: np.random.Generator) -> Light:
     tint = exposure * np.array([[1 + warm], [1], [1 - warm]])
     return Light(sun / np.linalg.norm(sun), float(rng.uniform(0.25, 0.5)), float(exposure), tint.astype(np.float32))
 
-# %% ../nbs/01_pets.ipynb #8c1132d1
+# %% ../nbs/01_pets.ipynb #8aa9e697
 def box_blur(field: np.ndarray, radius: int) -> np.ndarray:
     "The mean over squares of (2 radius + 1) pixels, by running sums."
     for axis in (0, 1):
@@ -736,6 +764,7 @@ def box_blur(field: np.ndarray, radius: int) -> np.ndarray:
         field = np.diff(np.stack([np.take(sums, range(field.shape[axis]), axis), np.take(sums, range(size, size + field.shape[axis]), axis)]), axis=0)[0] / size
     return field.astype(np.float32)
 
+# %% ../nbs/01_pets.ipynb #acb26752
 def hollows(canvas: Canvas, skin: Skin, scale: float) -> np.ndarray:
     "How far each pixel of the skin lies behind what is round it, in body units."
     near = np.maximum(canvas.depth / np.float32(scale), np.float32(-0.4))
@@ -756,9 +785,10 @@ def illuminate(colour: np.ndarray, skin: Skin, canvas: Canvas, scale: float, lig
     gloss = np.clip(halfway / np.linalg.norm(halfway) @ skin.normal, 0, 1) ** 10 * np.float32(0.05 + 0.13 * max(0, 1 - 2 * fluff))
     return np.clip((colour + gloss) * shade * light.tint, 0, 1)
 
-# %% ../nbs/01_pets.ipynb #cbc8fe3b
+# %% ../nbs/01_pets.ipynb #36a3576b
 PLACES = ("room", "sofa", "grass", "beach", "snow", "street", "studio", "blanket", "garden")
 
+# %% ../nbs/01_pets.ipynb #29b5e8f9
 def shade_of(rng, hue: float, saturation: float, value: float) -> tuple[int, int, int]:
     "A colour near the one asked for, as RGB from 0 to 255."
     import colorsys
@@ -766,6 +796,7 @@ def shade_of(rng, hue: float, saturation: float, value: float) -> tuple[int, int
     hue, saturation, value = (hue + rng.normal(0, 0.02)) % 1, saturation + rng.normal(0, 0.06), value + rng.normal(0, 0.08)
     return tuple(int(255 * part) for part in colorsys.hsv_to_rgb(hue, min(max(saturation, 0), 1), min(max(value, 0.05), 1)))
 
+# %% ../nbs/01_pets.ipynb #c421f4c7
 def far_and_near(kind: str, hue: float, rng) -> tuple[tuple, tuple]:
     "The colours behind the animal and under it; each in hue, saturation and value."
     far, near = {
@@ -799,7 +830,7 @@ def furnish(pen: ImageDraw.ImageDraw, kind: str, hue: float, width: int, height:
             fill = shade_of(rng, 0.55, 0.1, value + 0.25) if kind == "snow" else shade_of(rng, 0.28, 0.4, value)
             pen.ellipse([x - r, y - r, x + r, y + r], fill=fill)
 
-# %% ../nbs/01_pets.ipynb #4c798c58
+# %% ../nbs/01_pets.ipynb #dfad14cd
 @dataclass
 class Stage:
     "Where the animal is put: pixels of the picture, pixels per body unit, the unit's zero, its box, the ground's row."
@@ -812,6 +843,7 @@ class Stage:
     kind: str
     near: tuple = (0, 0, 0)
 
+# %% ../nbs/01_pets.ipynb #88a0d92e
 def backdrop(stage: Stage, close: bool, light: Light, rng) -> Image.Image:
     "Paint the place, out of focus, with the animal's shadow on the ground."
     small, hue = 4, rng.random()
@@ -953,7 +985,7 @@ def draw_mouth(face: Face, breed: Breed, lips: np.ndarray, look: dict) -> None:
     face.oval(lips + face.down * size * (0.7 + 0.35 * drop), face.right * size * 0.42, face.down * size * (0.4 + 0.3 * drop), face.lit((206, 104, 110)), 16)
     face.line([lips + face.down * size * 0.6, lips + face.down * size * (0.9 + 0.4 * drop)], face.lit((170, 80, 88)))
 
-# %% ../nbs/01_pets.ipynb #caa9cf5b
+# %% ../nbs/01_pets.ipynb #c29d1f60
 def draw_whiskers(face: Face, lips: np.ndarray, rng) -> None:
     "Five whiskers to each side."
     for side in (-1, 1):
@@ -962,6 +994,7 @@ def draw_whiskers(face: Face, lips: np.ndarray, rng) -> None:
             end = start + face.right * side * reach + face.down * reach * (0.16 * step + rng.normal(0, 0.05))
             face.line([start, (start + end) / 2 - face.down * reach * 0.05, end], face.lit((225, 222, 216)), 1)
 
+# %% ../nbs/01_pets.ipynb #b06c7b99
 def draw_wrinkles(face: Face, breed: Breed, rng) -> None:
     "Creases over the brow, a little darker than what they cross."
     for row in range(int(1 + 3 * breed.wrinkles) if breed.wrinkles else 0):
@@ -970,6 +1003,7 @@ def draw_wrinkles(face: Face, breed: Breed, rng) -> None:
         x, y = np.clip(curve[4][:2].astype(int), 0, np.array(face.image.size) - 1).tolist()
         face.line(curve, tuple(int(value * 0.72) for value in face.image.getpixel((x, y))), max(1, int(face.unit * 0.045)))
 
+# %% ../nbs/01_pets.ipynb #2c7cf585
 def draw_brows(face: Face, breed: Breed, rng) -> None:
     "Hair that falls over the eyes, as terriers wear it."
     for z in rng.uniform(-0.62, 0.62, int(55 * breed.beard)):
@@ -993,7 +1027,7 @@ def draw_face(face: Face, breed: Breed, rng, details) -> None:
     draw_mouth(face, breed, lips, look)
     if breed.species == "cat": draw_whiskers(face, lips, details)
 
-# %% ../nbs/01_pets.ipynb #3b4de65e
+# %% ../nbs/01_pets.ipynb #4c054c0e
 def obstruct(image: Image.Image, rng) -> None:
     "Put something out of focus in front of the animal, at an edge of the picture."
     width, height = image.size[0] // 4, image.size[1] // 4
@@ -1004,6 +1038,7 @@ def obstruct(image: Image.Image, rng) -> None:
     mask = mask.filter(ImageFilter.GaussianBlur(width * 0.016)).resize(image.size, Image.BILINEAR)
     image.paste(colour, (0, 0), mask)
 
+# %% ../nbs/01_pets.ipynb #5f675b3b
 def photograph(image: Image.Image, rng, details) -> Image.Image:
     "What a camera adds: a little blur, its own contrast and brightness, and grain."
     blur = float(rng.choice([0, 0, 0.5, 0.9, 1.4])) * max(image.size) / 500
@@ -1013,7 +1048,7 @@ def photograph(image: Image.Image, rng, details) -> Image.Image:
     pixels += details.standard_normal((*pixels.shape[:2], 1), dtype=np.float32) * grain
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
-# %% ../nbs/01_pets.ipynb #4b045b74
+# %% ../nbs/01_pets.ipynb #892edb5f
 def individual(breed: Breed, rng) -> Breed:
     "One animal of a breed: one of its coats, and traits that are a little its own."
     def near(value, spread): return float(np.clip(value + rng.normal(0, spread), 0, 1.3))
@@ -1022,18 +1057,20 @@ def individual(breed: Breed, rng) -> Breed:
         fluff=breed.fluff * rng.uniform(0.8, 1.15), ear_size=breed.ear_size * rng.uniform(0.92, 1.08), face=breed.face * rng.uniform(0.95, 1.05),
         eye_size=breed.eye_size * rng.uniform(0.9, 1.1))
 
+# %% ../nbs/01_pets.ipynb #b1813712
 def extent(solids: list[Solid]) -> np.ndarray:
     "The box round some solids: left, top, right, bottom."
     ends = [(solid.start, np.max(solid.radius)) for solid in solids] + [(solid.end, solid.end_radius) for solid in solids if solid.end is not None]
     return np.concatenate([np.min([place[:2] - radius for place, radius in ends], 0), np.max([place[:2] + radius for place, radius in ends], 0)])
 
-# %% ../nbs/01_pets.ipynb #ef7652cb
+# %% ../nbs/01_pets.ipynb #4d653ca1
 def picture_size(rng) -> tuple[int, int]:
     "Width and height: 300 to 600 pixels, three in five landscape."
     longer = int(rng.integers(330, 601))
     shorter = max(300, round(longer * rng.uniform(0.66, 0.95)))
     return (longer, shorter) if rng.random() < 0.6 else (shorter, longer)
 
+# %% ../nbs/01_pets.ipynb #6c9696f8
 def arrange(scene: Scene, width: int, height: int, rng) -> Stage:
     "Choose how large the animal is and where it stands; a close look is at the head."
     box = extent([solid for solid in scene.solids if solid.part >= HEAD or scene.pose != "close"])
@@ -1046,10 +1083,11 @@ def arrange(scene: Scene, width: int, height: int, rng) -> Stage:
     ground = origin[1] + scale * extent([solid for solid in scene.solids if solid.part <= PAW])[3]
     return Stage(width, height, scale, origin, extent(scene.solids) * scale + np.tile(origin, 2), float(ground), str(rng.choice(PLACES)))
 
-# %% ../nbs/01_pets.ipynb #f19fd255
+# %% ../nbs/01_pets.ipynb #deb3d6cf
 OVERSIZE = 1.35
 DRAWING = "1"  # the version of the drawing: pictures of another version are never mixed with these
 
+# %% ../nbs/01_pets.ipynb #39630064
 def draw_scene(breed: Breed, width: int, height: int, rng, details) -> Image.Image:
     "Draw one animal in one place, before the camera."
     pet, light = individual(breed, rng), draw_light(rng)
@@ -1116,7 +1154,7 @@ def imaginary_breed(
         fluff=between(0, 0.3) if rng.random() < 0.5 else between(0.3, 1), beard=0.0 if cat else between(-1.5, 1),
         nose=one_of("black", "black", "liver", "pink", "rust", "charcoal"), wrinkles=between(-2, 1))
 
-# %% ../nbs/01_pets.ipynb #fac7a9ff
+# %% ../nbs/01_pets.ipynb #a920a44d
 def save_picture(image: Image.Image, path: Path) -> None:
     "Write a JPEG beside its folder and move it in: the folder holds whole pictures only, also while two processes draw."
     temporary = path.parent.parent / f".{os.getpid()}-{path.name}"
@@ -1125,6 +1163,7 @@ def save_picture(image: Image.Image, path: Path) -> None:
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
+# %% ../nbs/01_pets.ipynb #60e10c6d
 def picture_names(images_per_breed: int) -> list[tuple[str, int]]:
     "Breed and number of every picture, all breeds in turn."
     return [(breed, number) for number in range(1, images_per_breed + 1) for breed in BREEDS]
@@ -1152,7 +1191,7 @@ def start_helpers(folder: Path, images_per_breed: int, seed: int, count: int) ->
     places = [f"{helper / (count + 1):.4f}" for helper in range(1, count + 1)]
     return [subprocess.Popen([sys.executable, "-c", code, str(folder), str(images_per_breed), str(seed), place], **quiet) for place in places]
 
-# %% ../nbs/01_pets.ipynb #2a05a3b2
+# %% ../nbs/01_pets.ipynb #b3dff2af
 def is_whole(root: Path) -> bool:
     "Does the list exist, and is every file there with the size it says?"
     try: listed = json.loads((root / "pictures.json").read_text())
@@ -1160,6 +1199,7 @@ def is_whole(root: Path) -> bool:
     with os.scandir(root / "images") as entries: found = {entry.name: entry.stat().st_size for entry in entries}
     return all(found.get(name) == size for name, size in listed.items())
 
+# %% ../nbs/01_pets.ipynb #e9f1efb8
 def drop_damaged(root: Path) -> None:
     "Delete pictures that the list contradicts, or, without a list, that do not begin and end as a JPEG does."
     try: listed = json.loads((root / "pictures.json").read_text())
@@ -1207,9 +1247,10 @@ def fetch_oxford(base: Path) -> Path:
     finally: shutil.rmtree(unfinished, ignore_errors=True)
     return root
 
-# %% ../nbs/01_pets.ipynb #730f4e83
+# %% ../nbs/01_pets.ipynb #8b25da88
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
+# %% ../nbs/01_pets.ipynb #b73d4509
 def check_folder(folder: Path) -> Path:
     "The folder itself, if there is an image file in it or below it. Raises `DataError`."
     if not folder.exists():
