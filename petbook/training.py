@@ -303,7 +303,7 @@ class Scopes:
         except _cancel[scope]: pass
         finally: self.event(f"cleanup_{scope}")
 
-# %% ../nbs/06_training.ipynb #567283e9
+# %% ../nbs/06_training.ipynb #86e06f9f
 class Loop(Scopes):
     "The loop of loops: epochs in a fit, batches in an epoch, and what happens to a batch."
 
@@ -345,11 +345,6 @@ class Loop(Scopes):
         self.backward()
         self.within("step", self.run_step)
         self.batch += 1
-
-    def run_step(self) -> None:
-        "Change the weights and forget the gradients."
-        self.step()
-        self.zero_grad()
 
 # %% ../nbs/06_training.ipynb #0398baee
 def reseed(
@@ -710,7 +705,7 @@ def front_end() -> str:  # "notebook", "terminal" or "file"
         if shell is not None and getattr(shell, "kernel", None) is not None: return "notebook"
     return "terminal" if sys.stderr is not None and sys.stderr.isatty() else "file"
 
-# %% ../nbs/06_training.ipynb #7e624aea
+# %% ../nbs/06_training.ipynb #98b1aed4
 class Meter:
     "A bar for a known number of batches: tqdm's in a terminal, tqdm's line of text in a notebook, nothing in a file."
 
@@ -725,7 +720,7 @@ class Meter:
 
         self.total, self.title, self.show, self.wait, self.count = total, title, show, wait, 0
         self.start = self.last = time.perf_counter()
-        where = front_end()
+        self.shown, where = False, front_end()
         self.line = tqdm.format_meter if where == "notebook" and show else None
         self.bar = tqdm(total=total, desc=title, leave=False, delay=wait) if where == "terminal" else None
 
@@ -739,11 +734,28 @@ class Meter:
         if now - self.last < self.wait or (self.bar is None and self.line is None): return
         self.last = now
         if self.bar is not None: self.bar.set_postfix_str(note() if note else "", refresh=False)
-        else: self.show(self.line(self.count, self.total, now - self.start, ncols=70, prefix=self.title, postfix=note() if note else None))
+        else:
+            self.shown = True
+            self.show(self.line(self.count, self.total, now - self.start, ncols=70, prefix=self.title, postfix=note() if note else None))
 
     def close(self) -> None:
         "Take the bar away."
         if self.bar is not None: self.bar.close()
+        if self.shown: self.show("")
+
+# %% ../nbs/06_training.ipynb #731ff7a4
+def line_display() -> Callable[[str], None]:
+    "A line of text that a notebook shows and changes in place."
+    handles = []
+
+    def show(line: str) -> None:
+        from IPython.display import display
+
+        data = {"text/plain": line}
+        if handles: handles[0].update(data, raw=True)
+        elif line: handles.append(display(data, raw=True, display_id=True))
+
+    return show
 
 # %% ../nbs/06_training.ipynb #aa1f421d
 class TableDisplay:
@@ -824,7 +836,7 @@ class Progress(Callback):
     def after_epoch(self, trainer) -> None:
         if self.table: self.display.update(trainer.recorder.rows, new=True)
 
-# %% ../nbs/06_training.ipynb #98517962
+# %% ../nbs/06_training.ipynb #e3235136
 class Actions(Loop):
     "The five actions on a batch, each one open to be overridden."
 
@@ -850,6 +862,11 @@ class Actions(Loop):
     def zero_grad(self) -> None:
         "Forget the gradients."
         self.opt.zero_grad()
+
+    def run_step(self) -> None:
+        "The last two, in a scope of their own."
+        self.step()
+        self.zero_grad()
 
 # %% ../nbs/06_training.ipynb #85fbc620
 class BatchSetting(Actions):
@@ -1132,9 +1149,9 @@ def read_tensors(
     except Exception as error:
         raise ModelFileError(f"{file}: cannot be read as a model file ({type(error).__name__}: {str(error).splitlines()[0]})") from error
 
-# %% ../nbs/06_training.ipynb #ab18871e
-class Fitting(ModelFiles):
-    "The optimizer, the callbacks, and `fit`."
+# %% ../nbs/06_training.ipynb #ccb31978
+class Equipment(ModelFiles):
+    "The optimizer, the callbacks, and how much is shown."
 
     def create_opt(self) -> None:
         "Make the optimizer anew, with the parameters sorted by layer group and decay."
@@ -1156,6 +1173,10 @@ class Fitting(ModelFiles):
         self.callbacks = ordered_callbacks([*kept, *as_callbacks(cbs)])
         try: yield
         finally: self.callbacks = kept
+
+# %% ../nbs/06_training.ipynb #54c8afb2
+class Fitting(Equipment):
+    "The outermost scope."
 
     def fit(
         self,
