@@ -19,7 +19,7 @@ from torch import Tensor, exp, nn
 
 from .core import DataError, check_choice, check_range
 
-# %% ../nbs/05_cross_entropy.ipynb #387f6e62
+# %% ../nbs/05_cross_entropy.ipynb #0e49fedd
 def plot_function(
     f: Callable[[Tensor], Tensor],  # from numbers to numbers, elementwise
     tx: str | None = None,  # what the x axis is
@@ -39,7 +39,7 @@ def plot_function(
     ax.set(xlabel=tx, ylabel=ty, title=title)
     return ax
 
-# %% ../nbs/05_cross_entropy.ipynb #b74d6034
+# %% ../nbs/05_cross_entropy.ipynb #9b0643f8
 def softmax(
     logits: Tensor,  # activations, any shape
     dim: int = -1,  # the dimension that holds the classes
@@ -48,7 +48,7 @@ def softmax(
     powers = exp(logits - logits.amax(dim, keepdim=True).detach())
     return powers / powers.sum(dim, keepdim=True)
 
-# %% ../nbs/05_cross_entropy.ipynb #40e4d1a0
+# %% ../nbs/05_cross_entropy.ipynb #4a7d866d
 def log_softmax(
     logits: Tensor,  # activations, any shape
     dim: int = -1,  # the dimension that holds the classes
@@ -79,7 +79,7 @@ def _check_targets(logits: Tensor, targets: Tensor, ignore_index: int | None = N
         first = int(wrong.nonzero()[0])
         raise DataError(f"target {int(targets[first])} (row {first}) is out of range: {classes} columns of logits mean classes 0 to {classes - 1}")
 
-# %% ../nbs/05_cross_entropy.ipynb #e817fa88
+# %% ../nbs/05_cross_entropy.ipynb #94f8ad12
 def nll_loss(
     log_probabilities: Tensor,  # (N, C), as `log_softmax` gives them: the logarithm is NOT taken here
     targets: Tensor,  # (N,) class numbers, 0 to C - 1
@@ -90,7 +90,7 @@ def nll_loss(
     rows = torch.arange(len(targets), device=targets.device)
     return _reduced(-log_probabilities[rows, targets.long()], reduction)
 
-# %% ../nbs/05_cross_entropy.ipynb #5b0043ee
+# %% ../nbs/05_cross_entropy.ipynb #05e106cc
 def cross_entropy(
     logits: Tensor,  # (N, C) activations
     targets: Tensor,  # (N,) class numbers, or (N, C) probabilities
@@ -101,7 +101,7 @@ def cross_entropy(
     _check_targets(logits, targets)
     return _reduced(-(targets * log_softmax(logits)).sum(dim=1), reduction)
 
-# %% ../nbs/05_cross_entropy.ipynb #a77d0f32
+# %% ../nbs/05_cross_entropy.ipynb #95766bed
 @dataclass(frozen=True, repr=False)
 class CrossEntropySteps:
     "Every station between activations and loss; shows itself as a table."
@@ -135,7 +135,7 @@ class CrossEntropySteps:
         widths = [max(map(len, column)) for column in zip(*rows)]
         return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
 
-# %% ../nbs/05_cross_entropy.ipynb #05ffbe6f
+# %% ../nbs/05_cross_entropy.ipynb #40866601
 def cross_entropy_steps(
     logits: Tensor,  # (N, C) activations
     targets: Tensor,  # (N,) class numbers
@@ -164,7 +164,7 @@ def flatten_classes(
 # %% ../nbs/05_cross_entropy.ipynb #b1bc14ff
 def _at_least_float32(logits: Tensor) -> Tensor: return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
-# %% ../nbs/05_cross_entropy.ipynb #b2afee5c
+# %% ../nbs/05_cross_entropy.ipynb #0051966b
 class ClassificationLoss(nn.Module):
     "What every loss over classes shares: its settings, and how its activations are read (`activation`, `decodes`)."
 
@@ -201,7 +201,7 @@ class ClassificationLoss(nn.Module):
         shown = [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name, value) != value]
         return ", ".join(shown + ([] if self.weight is None else [f"weight={[round(number, 4) for number in self.weight.tolist()]}"]))
 
-# %% ../nbs/05_cross_entropy.ipynb #7067a841
+# %% ../nbs/05_cross_entropy.ipynb #50b56441
 class CrossEntropyLossFlat(ClassificationLoss):
     "Cross-entropy on activations of any shape, with class weights and label smoothing, that also knows how to read them."
 
@@ -240,7 +240,7 @@ class CrossEntropyLossFlat(ClassificationLoss):
         "The formula itself; a subclass may put another here."
         return F.cross_entropy(logits, targets, weight, ignore_index=self.ignore_index, reduction=self.reduction, label_smoothing=self.label_smoothing)
 
-# %% ../nbs/05_cross_entropy.ipynb #e6c8fe6a
+# %% ../nbs/05_cross_entropy.ipynb #5b07e810
 class LabelSmoothingCrossEntropy(CrossEntropyLossFlat):
     "Cross-entropy whose target keeps `1 - eps` for the right class and spreads `eps` evenly over all (Szegedy et al., 2016, arXiv:1512.00567)."
 
@@ -254,10 +254,10 @@ class LabelSmoothingCrossEntropy(CrossEntropyLossFlat):
     ):
         super().__init__(axis=axis, weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=eps)
 
-# %% ../nbs/05_cross_entropy.ipynb #e5b67d17
+# %% ../nbs/05_cross_entropy.ipynb #7224f110
 LabelSmoothingCrossEntropyFlat = LabelSmoothingCrossEntropy
 
-# %% ../nbs/05_cross_entropy.ipynb #031e6fb2
+# %% ../nbs/05_cross_entropy.ipynb #25e8db36
 def class_weights(
     targets: Tensor,  # class numbers of the training items, any shape
     num_classes: int,  # how many classes there are
@@ -268,7 +268,7 @@ def class_weights(
     if (counts == 0).any(): raise DataError(f"class {int((counts == 0).nonzero()[0])} has no items, so no weight can balance it")
     return counts.sum() / (num_classes * counts.float())
 
-# %% ../nbs/05_cross_entropy.ipynb #0d3b127e
+# %% ../nbs/05_cross_entropy.ipynb #cd219466
 class FocalLoss(CrossEntropyLossFlat):
     "Cross-entropy times `(1 - p)**gamma`, so that easy items weigh little (Lin et al., 2017, arXiv:1708.02002)."
 
@@ -302,10 +302,10 @@ class FocalLoss(CrossEntropyLossFlat):
         "What `print(loss)` shows."
         return ", ".join(filter(None, [f"gamma={self.gamma}", super().extra_repr()]))
 
-# %% ../nbs/05_cross_entropy.ipynb #ed9a2f8b
+# %% ../nbs/05_cross_entropy.ipynb #accebac5
 FocalLossFlat = FocalLoss
 
-# %% ../nbs/05_cross_entropy.ipynb #a1603177
+# %% ../nbs/05_cross_entropy.ipynb #3e9175c1
 def default_loss(
     dls,  # a `DataLoaders`, or anything with `target_kind`
 ) -> nn.Module:
@@ -314,7 +314,7 @@ def default_loss(
     if kind == "category": return CrossEntropyLossFlat()
     raise ValueError(f"no loss is known for {'data that does not say what its targets are' if kind is None else f'targets of kind {kind!r}'}; pass loss_func=…")
 
-# %% ../nbs/05_cross_entropy.ipynb #fa237a1b
+# %% ../nbs/05_cross_entropy.ipynb #c876df3e
 def accuracy(
     logits: Tensor,  # (N, C) activations or probabilities
     targets: Tensor,  # (N,) class numbers
@@ -323,7 +323,7 @@ def accuracy(
     _check_targets(logits, targets)
     return (logits.argmax(dim=1) == targets).float().mean()
 
-# %% ../nbs/05_cross_entropy.ipynb #c8f58ede
+# %% ../nbs/05_cross_entropy.ipynb #bb64d440
 def error_rate(
     logits: Tensor,  # (N, C) activations or probabilities
     targets: Tensor,  # (N,) class numbers
@@ -331,7 +331,7 @@ def error_rate(
     "One minus `accuracy`."
     return 1 - accuracy(logits, targets)
 
-# %% ../nbs/05_cross_entropy.ipynb #f3a9ad60
+# %% ../nbs/05_cross_entropy.ipynb #617c4a88
 def top_k_accuracy(
     logits: Tensor,  # (N, C) activations or probabilities
     targets: Tensor,  # (N,) class numbers
@@ -342,7 +342,7 @@ def top_k_accuracy(
     check_range("k", k, 1, logits.shape[1])
     return (logits.topk(k, dim=1).indices == targets[:, None]).any(dim=1).float().mean()
 
-# %% ../nbs/05_cross_entropy.ipynb #aa33aa60
+# %% ../nbs/05_cross_entropy.ipynb #8765cf04
 def confusion_counts(
     targets: Tensor,  # (N,) class numbers
     predictions: Tensor,  # (N,) class numbers
@@ -360,7 +360,7 @@ def _counts(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     matrix = confusion_counts(targets, logits.argmax(dim=1), logits.shape[1]).double()
     return matrix.diag(), matrix.sum(dim=1), matrix.sum(dim=0)
 
-# %% ../nbs/05_cross_entropy.ipynb #af0dda5d
+# %% ../nbs/05_cross_entropy.ipynb #0511ad55
 def balanced_accuracy(
     logits: Tensor,  # (N, C) activations or probabilities
     targets: Tensor,  # (N,) class numbers
@@ -369,7 +369,7 @@ def balanced_accuracy(
     right, actual, _ = _counts(logits, targets)
     return (right[actual > 0] / actual[actual > 0]).mean().float()
 
-# %% ../nbs/05_cross_entropy.ipynb #4c1fd20e
+# %% ../nbs/05_cross_entropy.ipynb #550a1c76
 def matthews_corrcoef(
     logits: Tensor,  # (N, C) activations or probabilities
     targets: Tensor,  # (N,) class numbers
@@ -408,7 +408,7 @@ class _PerClassMetric:
 
     def __repr__(self) -> str: return f"{type(self).__name__}(average={self.average!r})"
 
-# %% ../nbs/05_cross_entropy.ipynb #8a9636f7
+# %% ../nbs/05_cross_entropy.ipynb #9eb80f0c
 class Precision(_PerClassMetric):
     "Of the items called this class, the share that is: 0 for a class that is never called."
     __name__ = "precision_score"
@@ -422,7 +422,7 @@ class Precision(_PerClassMetric):
         "The precision of each class."
         return right / predicted.clamp_min(1)
 
-# %% ../nbs/05_cross_entropy.ipynb #6e2be5eb
+# %% ../nbs/05_cross_entropy.ipynb #a00b8634
 class Recall(_PerClassMetric):
     "Of the items of this class, the share found: 0 for a class without items."
     __name__ = "recall_score"
@@ -436,7 +436,7 @@ class Recall(_PerClassMetric):
         "The recall of each class."
         return right / actual.clamp_min(1)
 
-# %% ../nbs/05_cross_entropy.ipynb #b3557dd2
+# %% ../nbs/05_cross_entropy.ipynb #83f5d83a
 class F1Score(_PerClassMetric):
     "The harmonic mean of precision and recall."
     __name__ = "f1_score"
@@ -450,12 +450,12 @@ class F1Score(_PerClassMetric):
         "The F1 score of each class."
         return 2 * right / (actual + predicted).clamp_min(1)
 
-# %% ../nbs/05_cross_entropy.ipynb #fcc98609
+# %% ../nbs/05_cross_entropy.ipynb #33ce6a97
 def MatthewsCorrCoef():
     "`matthews_corrcoef`, under the name and call that a fastai reader types."
     return matthews_corrcoef
 
-# %% ../nbs/05_cross_entropy.ipynb #68e54062
+# %% ../nbs/05_cross_entropy.ipynb #5b0c8041
 def BalancedAccuracy():
     "`balanced_accuracy`, under the name and call that a fastai reader types."
     return balanced_accuracy
