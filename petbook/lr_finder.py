@@ -95,22 +95,23 @@ def usable_part(
     good = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
     return lrs[:good], losses[:good]
 
-# %% ../nbs/07_lr_finder.ipynb #bb456fec
+# %% ../nbs/07_lr_finder.ipynb #2a33f7f4
 def refusal(
     lrs: Sequence[float],  # rates of the usable part
     losses: Sequence[float],  # smoothed losses of the usable part
     noise: float = 0.0,  # how much the loss differs from batch to batch (standard deviation)
+    highest: float = -math.inf,  # highest smoothed loss, also outside the usable part
 ) -> str:  # the reason not to suggest anything, or ""
     "Why this curve cannot be read: too few points, flat, or rising all the way."
     if len(losses) < min_points:
         return f"only {len(losses)} usable points, and {min_points} are needed; raise num_it, or lower start_lr if the loss blew up early"
-    fall, rise = losses[0] - min(losses), max(losses) - losses[0]
+    fall, rise = losses[0] - min(losses), max(*losses, highest) - losses[0]
     least = max(0.01 * abs(losses[0]), 0.5 * noise)
     if fall >= least: return ""
     if rise < least: return f"the curve is flat: the loss stays within {max(fall, rise):.2g} of {losses[0]:.3g} for every rate from {lrs[0]:.0e} to {lrs[-1]:.0e}"
     return f"the loss never falls clearly, it only rises from {losses[0]:.3g}; every rate from {lrs[0]:.0e} up is too high, or the model has nothing left to learn"
 
-# %% ../nbs/07_lr_finder.ipynb #a9a9e1a6
+# %% ../nbs/07_lr_finder.ipynb #0a0409f8
 class Curve:
     "A curve and its readings. Unpacks into the rates that were asked for."
 
@@ -126,7 +127,8 @@ class Curve:
         self.num_it = num_it
         part = usable_part(self.lrs, self.smoothed, num_it)
         steps = np.diff([loss for loss in self.losses[: num_it // 10 + len(part[0])] if math.isfinite(loss)])
-        self.reason = refusal(*part, noise=float(np.std(steps) / 2**0.5) if len(steps) else 0.0)
+        noise = float(np.std(steps) / 2**0.5) if len(steps) else 0.0
+        self.reason = refusal(*part, noise, max(filter(math.isfinite, self.smoothed), default=-math.inf))
         self.names, self.suggestions = [function_name(function) for function in suggest_funcs], {}
         for function in (minimum, steep, valley, slide, *suggest_funcs):
             self.suggestions[function_name(function)] = Suggestion(None, reason=self.reason) if self.reason else as_suggestion(function(*part, num_it))

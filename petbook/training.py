@@ -6,9 +6,10 @@
 __all__ = ['EarlyStoppingCallback', 'SaveModelCallback', 'anneal_linear', 'anneal_cosine', 'anneal_exponential', 'one_cycle',
            'flat_cos', 'cosine', 'sgdr', 'adam', 'norm_and_bias_parameters', 'parameter_groups', 'choose_precision',
            'autocast', 'CancelFit', 'CancelEpoch', 'CancelTrain', 'CancelValidate', 'CancelBatch', 'CancelStep',
-           'Callback', 'Scores', 'ResultsTable', 'smoothed', 'Recorder', 'NaNGuard', 'Progress', 'Trainer',
-           'Checkpoint', 'Tracker', 'EarlyStopping', 'SaveModel', 'ReduceLROnPlateau', 'GradientClip',
-           'GradientAccumulation', 'EMA', 'MixBatches', 'CSVLogger', 'TensorBoard', 'TorchScheduler']
+           'Callback', 'EventScopes', 'TrainingLoop', 'Scores', 'ResultsTable', 'smoothed', 'Recorder', 'NaNGuard',
+           'Progress', 'TrainingActions', 'Trainer', 'Checkpoint', 'Tracker', 'EarlyStopping', 'SaveModel',
+           'ReduceLROnPlateau', 'GradientClip', 'GradientAccumulation', 'EMA', 'MixBatches', 'CSVLogger', 'TensorBoard',
+           'TorchScheduler']
 
 # %% ../nbs/06_training.ipynb #83633301
 import copy
@@ -276,8 +277,8 @@ def check_callback(
 # %% ../nbs/06_training.ipynb #dce2eeb1
 _batch_events = {"before_batch", "after_batch", "cleanup_batch", "after_pred", "after_loss"}
 
-# %% ../nbs/06_training.ipynb #fc3c0fe3
-class Scopes:
+# %% ../nbs/06_training.ipynb #4a6913be
+class EventScopes:
     "Events and scopes: what a loop needs to call out. `callbacks` is kept in order, `training` says which part this is."
 
     def event(
@@ -303,8 +304,8 @@ class Scopes:
         except _cancel[scope]: pass
         finally: self.event(f"cleanup_{scope}")
 
-# %% ../nbs/06_training.ipynb #86e06f9f
-class Loop(Scopes):
+# %% ../nbs/06_training.ipynb #1d3b04f1
+class TrainingLoop(EventScopes):
     "The loop of loops: epochs in a fit, batches in an epoch, and what happens to a batch."
 
     def run_fit(self) -> None:
@@ -346,7 +347,7 @@ class Loop(Scopes):
         self.within("step", self.run_step)
         self.batch += 1
 
-# %% ../nbs/06_training.ipynb #0398baee
+# %% ../nbs/06_training.ipynb #40999949
 def reseed(
     device: torch.device,  # whose generator to seed beside the CPU's
     *keys: int | str,  # the stream's name
@@ -354,7 +355,7 @@ def reseed(
     "Seed the global generators from a name. Only inside `isolated_randomness`, which puts them back."
     seed = stream_seed(*keys)
     torch.default_generator.manual_seed(seed)
-    if device.type == "cuda": torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    if device.type == "cuda": torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index].manual_seed(seed)
     elif device.type == "mps": torch.mps.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -393,7 +394,7 @@ def set_loader_state(
     else:
         for generator, kept in zip(_generators(loader), state["generators"]): generator.set_state(kept)
 
-# %% ../nbs/06_training.ipynb #ae83a7c5
+# %% ../nbs/06_training.ipynb #ca7923e8
 def numbered_batches(
     loader,  # petbook's loader, or any iterable of batches
     epoch: int,  # which pass this is
@@ -412,6 +413,7 @@ def numbered_batches(
     batches = iter(loader.batches() if ours else loader)
     try:
         while (batch := next(batches, None)) is not None:
+            if ours: number = loader.state_dict()["batch"] - 1  # a batch of which nothing could be read was left out
             if number >= first: yield number, batch
             number += 1
             if not ours: reseed_for(number)
@@ -836,8 +838,8 @@ class Progress(Callback):
     def after_epoch(self, trainer) -> None:
         if self.table: self.display.update(trainer.recorder.rows, new=True)
 
-# %% ../nbs/06_training.ipynb #e3235136
-class Actions(Loop):
+# %% ../nbs/06_training.ipynb #c0569d53
+class TrainingActions(TrainingLoop):
     "The five actions on a batch, each one open to be overridden."
 
     def forward_batch(self) -> Tensor:
@@ -868,8 +870,8 @@ class Actions(Loop):
         self.step()
         self.zero_grad()
 
-# %% ../nbs/06_training.ipynb #85fbc620
-class BatchSetting(Actions):
+# %% ../nbs/06_training.ipynb #cf028087
+class BatchSetting(TrainingActions):
     "What happens around each batch."
 
     def training_batches(self) -> Iterator[tuple[int, object]]:
@@ -1221,9 +1223,9 @@ def ordered_callbacks(
     "Callbacks by their `order`; those that share one keep the order they were given in."
     return sorted(callbacks, key=lambda callback: callback.order)
 
-# %% ../nbs/06_training.ipynb #5e6dd254
+# %% ../nbs/06_training.ipynb #a6e86912
 class Trainer(Fitting):
-    "Trains a model on data: the loop, its actions, its state, and `fit`. Read it from `Loop` upwards."
+    "Trains a model on data: the loop, its actions, its state, and `fit`. Read it from `TrainingLoop` onwards."
 
     def __init__(
         self,
