@@ -218,9 +218,9 @@ class Prediction(NamedTuple):
     index: int  # its place in the vocabulary
     probabilities: Tensor  # (C,) float32, in the vocabulary's order
 
-# %% ../nbs/12_inference.ipynb #17679cb1
-class Predictor:
-    "Says which class a photograph shows, by the very steps that validation took in training."
+# %% ../nbs/12_inference.ipynb #15e7d916
+class Classifier:
+    "A network with all that stands before and behind it: called with a batch of images, it answers with probabilities."
 
     def __init__(
         self,
@@ -245,7 +245,17 @@ class Predictor:
         generators: Sequence[torch.Generator] | None = None,  # one per image to augment as in training; None for validation
     ) -> Tensor:  # (B, C) float32, on the CPU
         "Probabilities for a batch of images of one size."
-        return _probabilities(self, images, generators)
+        with torch.inference_mode():
+            batch = self.batch_stage(images.to(self.device), generators).contiguous(memory_format=torch.channels_last)
+            with autocast(self.device, self.precision): logits = self.model(batch)
+            logits = logits.float()
+            return (logits.softmax(-1) if self.activation == "softmax" else logits).cpu()
+
+    def __repr__(self): return f"{type(self).__name__}({len(self.vocab)} classes, {type(self.model).__name__}, {self.device}, {self.precision})"
+
+# %% ../nbs/12_inference.ipynb #87689838
+class Predictor(Classifier):
+    "Says which class a photograph shows, by the very steps that validation took in training."
 
     def predict(
         self,
@@ -276,17 +286,6 @@ class Predictor:
     ) -> Prediction:
         "The answer for one image and `n` augmented copies of it together (test-time augmentation)."
         return _predict_augmented(self, item, n, beta, use_max, seed)
-
-    def __repr__(self): return f"Predictor({len(self.vocab)} classes, {type(self.model).__name__}, {self.device}, {self.precision})"
-
-# %% ../nbs/12_inference.ipynb #aa9ab795
-def _probabilities(predictor: Predictor, images: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
-    "Batch stage, network, activation."
-    with torch.inference_mode():
-        batch = predictor.batch_stage(images.to(predictor.device), generators).contiguous(memory_format=torch.channels_last)
-        with autocast(predictor.device, predictor.precision): logits = predictor.model(batch)
-        logits = logits.float()
-        return (logits.softmax(-1) if predictor.activation == "softmax" else logits).cpu()
 
 # %% ../nbs/12_inference.ipynb #93439d7b
 def as_prediction(

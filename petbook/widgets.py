@@ -920,7 +920,7 @@ def plan_text(
     words = f"chosen: {removals} to remove, {len(chosen) - removals} to relabel; nothing has moved yet" if chosen else "nothing chosen"
     return f"{words} · {removed} removed so far" if removed else words
 
-# %% ../nbs/13_widgets.ipynb #b07201a0
+# %% ../nbs/13_widgets.ipynb #297edc49
 def _suspect_card(cleaner: ImageClassifierCleaner, index: int, changed: Callable):
     "One photograph with its drop-down."
     import ipywidgets as widgets
@@ -935,7 +935,8 @@ def _suspect_card(cleaner: ImageClassifierCleaner, index: int, changed: Callable
         changed()
 
     choice.observe(note, "value")
-    card = widgets.VBox([widgets.HTML(suspect_html(suspect, cleaner.image_size)), choice], layout={"width": "176px", "padding": "6px", "border": CARD_BORDERS[choice.value[0]]})
+    card = widgets.VBox([widgets.HTML(suspect_html(suspect, cleaner.image_size)), choice], 
+        layout={"width": "176px", "padding": "6px", "justify_content": "space-between", "border": CARD_BORDERS[choice.value[0]]})
     return card
 
 # %% ../nbs/13_widgets.ipynb #0b1a8b00
