@@ -603,6 +603,14 @@ def as_item_transform(
     if not callable(tfm): raise ValueError(f"{tfm!r} cannot be called with an image, so it is no item transform")
     return ForeignTransform(tfm)
 
+# %% ../nbs/02_presizing.ipynb #51d76006
+def as_item_transforms(
+    tfms: Callable | Sequence[Callable] | None,  # one, several, or none
+) -> list[ItemTransform]:
+    "What was given as `item_tfms`, as a list of `ItemTransform`s."
+    given = tfms if isinstance(tfms, (list, tuple)) else () if tfms is None else (tfms,)
+    return [as_item_transform(tfm) for tfm in given]
+
 # %% ../nbs/02_presizing.ipynb #035d6fdb
 class TrainOnly(ItemTransform):
     "Run a transform in training and leave it out in validation."
@@ -625,17 +633,16 @@ class TrainOnly(ItemTransform):
         "Its own name and the inner transform's config."
         return {"name": "TrainOnly", "tfm": self.tfm.config()}
 
-# %% ../nbs/02_presizing.ipynb #797d25c7
-class ItemStage:
+# %% ../nbs/02_presizing.ipynb #60d18805
+class ItemStage(Configured):
     "Open an image and run the item transforms on it: what a loader's worker does for each file."
 
     def __init__(
         self,
-        tfms: Callable | Sequence[Callable] | None = (),  # petbook's transforms, torchvision's, any callable on PIL images
+        tfms: Callable | Sequence[Callable] | None = None,  # petbook's transforms, torchvision's, any callable on PIL images
         background: tuple[int, int, int] = (255, 255, 255),  # RGB, 0 to 255: what shows through where an image is transparent
     ):
-        given = tfms if isinstance(tfms, (list, tuple)) else () if tfms is None else (tfms,)
-        self.tfms, self.background = [as_item_transform(tfm) for tfm in given], rgb_colour(background)
+        self.tfms, self.background = as_item_transforms(tfms), rgb_colour(background)
 
     def open(self, source: object, generator: torch.Generator | None = None) -> Tensor:
         "Open an image as uint8 (3, H, W), with no more pixels than the first transform needs."
@@ -665,11 +672,13 @@ class ItemStage:
         "Each step's title and function `(image, generator=None) -> image`; the first opens the source."
         return [("open_image", self.open)] + [(repr(tfm), tfm) for tfm in self.tfms]
 
-    def for_validation(self) -> "ItemStage": return ItemStage([tfm for tfm in self.tfms if not isinstance(tfm, TrainOnly)], self.background)
+    def for_validation(self) -> "ItemStage":
+        "The same stage without what only training runs."
+        return ItemStage([tfm for tfm in self.tfms if not isinstance(tfm, TrainOnly)], self.background)
 
-    def config(self) -> dict: return {"name": "ItemStage", "tfms": [tfm.config() for tfm in self.tfms], "background": list(self.background)}
-
-    def __repr__(self): return f"ItemStage({self.tfms!r})"
+    def config(self) -> dict:
+        "The stage as JSON holds it, for `from_config`."
+        return {"name": "ItemStage", "tfms": [tfm.config() for tfm in self.tfms], "background": list(self.background)}
 
 # %% ../nbs/02_presizing.ipynb #68eb3c3c
 own_transforms = {cls.__name__: cls for cls in (Resize, RandomResizedCrop, CropPad, RandomCrop, RatioResize, FlipItem, DihedralItem)}
