@@ -6,14 +6,16 @@
 __all__ = ['get_files', 'get_image_files', 'RegexLabeller', 'using_attr', 'parent_label', 'ColReader', 'RandomSplitter',
            'StratifiedSplitter', 'KFoldSplitter', 'IndexSplitter', 'FuncSplitter', 'GrandparentSplitter', 'ColSplitter',
            'TransformBlock', 'ImageBlock', 'CategoryBlock', 'MemoryCache', 'FolderCache', 'ImageDataset', 'Batch',
-           'Loader', 'default_workers', 'DataLoaders', 'Datasets', 'DataBlock']
+           'Loader', 'default_workers', 'DataLoaders', 'Datasets', 'DataBlock', 'Summary', 'ImageReport',
+           'verify_images', 'ImageDataLoaders']
 
-# %% ../nbs/04_datablock.ipynb #2b1bb2cc
+# %% ../nbs/04_datablock.ipynb #bc07b929
+import base64
 import csv
 import html
 import io
 import json
-import math
+import multiprocessing
 import os
 import pickle
 import re
@@ -36,8 +38,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from .augmentation import BatchStage
-from .core import DataError, ImageError, atomic_path, check_choice, check_range, default_device, image_to_tensor, random_stream, show_images
-from .presizing import ItemStage, ItemTransform, open_image
+from petbook.core import (
+    DataError,
+    ImageError,
+    PetbookError,
+    atomic_path,
+    check_choice,
+    check_range,
+    default_device,
+    random_stream,
+    show_images,
+    tensor_to_image,
+)
+from .presizing import ItemStage, open_image
 
 # %% ../nbs/04_datablock.ipynb #f7b8f782
 image_suffixes = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .jp2 .tga .avif .heic .heif".split())
@@ -114,6 +127,13 @@ def get_image_files(
     "List the images below a folder, by their suffix. Raises `DataError` if there is none."
     return get_files(path, sorted(image_suffixes), recurse, folders)
 
+# %% ../nbs/04_datablock.ipynb #f3f49feb
+def called(
+    function: object,  # a function, or an object that is called like one
+) -> str:
+    "Name a function for a message (Python's own way ends in an address)."
+    return getattr(function, "__name__", None) or repr(function)
+
 # %% ../nbs/04_datablock.ipynb #1ff7141f
 @dataclass
 class RegexLabeller:
@@ -134,7 +154,7 @@ class RegexLabeller:
         if found is None: raise DataError(f"the pattern {self.pat!r} finds nothing in {text!r}")
         return found[1]
 
-# %% ../nbs/04_datablock.ipynb #da0caafe
+# %% ../nbs/04_datablock.ipynb #43f9b26e
 @dataclass
 class OnAttribute:
     "Apply a function to an attribute of an item; made by `using_attr`."
@@ -147,6 +167,8 @@ class OnAttribute:
         item: object,  # anything that has the attribute
     ) -> object:  # what `f` gave
         return self.f(getattr(item, self.attr))
+
+    def __repr__(self): return f"using_attr({called(self.f)}, {self.attr!r})"
 
 # %% ../nbs/04_datablock.ipynb #97511143
 def using_attr(
@@ -273,7 +295,7 @@ class IndexSplitter:
         valid = {int(position) for position in self.valid_idx}
         return [position for position in range(len(items)) if position not in valid], sorted(valid)
 
-# %% ../nbs/04_datablock.ipynb #57170313
+# %% ../nbs/04_datablock.ipynb #bced9960
 @dataclass
 class FuncSplitter:
     "Validate on the items for which a function says so."
@@ -286,6 +308,8 @@ class FuncSplitter:
     ) -> Split:  # positions in train, positions in valid
         chosen = [bool(self.func(item)) for item in items]
         return [position for position, yes in enumerate(chosen) if not yes], [position for position, yes in enumerate(chosen) if yes]
+
+    def __repr__(self): return f"FuncSplitter({called(self.func)})"
 
 # %% ../nbs/04_datablock.ipynb #89e48d9f
 @dataclass
@@ -407,32 +431,39 @@ def file_state(
     except OSError: return None
     return status.st_mtime_ns, status.st_size
 
-# %% ../nbs/04_datablock.ipynb #ba04d136
+# %% ../nbs/04_datablock.ipynb #ed073d5c
 class MemoryCache:
     "Keep prepared images in the main process. Workers prepare what is missing and hand it over; they keep nothing."
 
     def __init__(self): self.kept = {}
 
-    def get(
+    def entry(
         self,
         item: object,  # a path (nothing else is kept)
-    ) -> Tensor | None:  # the prepared image, if it is there and the file unchanged
+    ) -> tuple | None:  # under what its image is kept as long as the file does not change
+        "Name the entry of an item as it is now."
+        state = file_state(item)
+        return None if state is None else (str(item), state)
+
+    def get(
+        self,
+        entry: tuple | None,  # from `entry`
+    ) -> Tensor | None:  # the prepared image, if it is there
         "Look an image up."
-        state, image = self.kept.get(str(item), (None, None))
-        return image if state is not None and state == file_state(item) else None
+        state, image = self.kept.get(entry[0], (None, None)) if entry else (None, None)
+        return image if entry and state == entry[1] else None
 
     def put(
         self,
-        item: object,  # a path
+        entry: tuple | None,  # from `entry`, asked for before the file was read
         image: Tensor,  # prepared
     ) -> None:
-        "Keep an image."
-        state = file_state(item)
-        if state is not None: self.kept[str(item)] = (state, image)
+        "Keep an image (instead of the one that the file held before)."
+        if entry: self.kept[entry[0]] = (entry[1], image)
 
     def __getstate__(self): return {"kept": {}}  # a spawned worker gets none of it
 
-# %% ../nbs/04_datablock.ipynb #c5ba2a17
+# %% ../nbs/04_datablock.ipynb #d1efebae
 @dataclass
 class FolderCache:
     "Keep prepared images as files in a folder; several processes may share it."
@@ -441,10 +472,10 @@ class FolderCache:
     recipe: str  # what the pixels depend on besides the file
     full: bool = False  # has writing failed?
 
-    def file(
+    def entry(
         self,
-        item: object,  # a path
-    ) -> Path | None:  # where its image is or will be kept
+        item: object,  # a path (nothing else is kept)
+    ) -> Path | None:  # the file of its image, as long as the item's own does not change
         "Name the entry of an item as it is now."
         state = file_state(item)
         if state is None: return None
@@ -453,46 +484,41 @@ class FolderCache:
 
     def get(
         self,
-        item: object,  # a path
-    ) -> Tensor | None:  # the prepared image, if it is there
+        entry: Path | None,  # from `entry`
+    ) -> Tensor | None:  # the prepared image, if it is there and whole
         "Look an image up."
-        file = self.file(item)
-        try: return None if file is None else from_bytes(np.fromfile(file, np.uint8))
+        try: return None if entry is None else from_bytes(np.fromfile(entry, np.uint8))
         except OSError: return None
 
     def put(
         self,
-        item: object,  # a path
+        entry: Path | None,  # from `entry`, asked for before the file was read
         image: Tensor,  # prepared
     ) -> None:
         "Keep an image. If the disk is full, or refuses, say so once and go on without keeping more."
-        file = self.file(item)
-        if file is None or self.full or image.dtype != torch.uint8: return
+        if entry is None or self.full: return
         try:
-            with atomic_path(file) as temporary: to_bytes(image).tofile(temporary)
+            with atomic_path(entry) as temporary: temporary.write_bytes(to_bytes(image).data)
         except OSError as error:
             self.full = True
             warnings.warn(f"the cache {self.folder} takes no more ({error.strerror or error}); going on without keeping the rest")
 
-# %% ../nbs/04_datablock.ipynb #1ed38f22
+# %% ../nbs/04_datablock.ipynb #53d4ff7d
 def to_bytes(
-    image: Tensor,  # uint8, (3, h, w), in either order of memory
-) -> np.ndarray:  # uint8: 12 bytes that say size and order, then the pixels as they lie in memory
-    "Put an image into one piece of memory. The order is kept too, because a resize may round another way in another order."
-    mixed = not image.is_contiguous() and image.permute(1, 2, 0).is_contiguous()
-    pixels = (image.permute(1, 2, 0) if mixed else image).contiguous().view(-1).numpy()
-    return np.concatenate([np.array([*image.shape[1:], mixed], np.int32).view(np.uint8), pixels])
+    image: Tensor,  # uint8, (3, h, w)
+) -> np.ndarray:  # uint8: 8 bytes that say the size, then the pixels
+    "Put an image into one piece of memory."
+    size = np.array(image.shape[1:], np.int32).view(np.uint8)
+    return np.concatenate([size, image.contiguous().view(-1).numpy()])
 
-# %% ../nbs/04_datablock.ipynb #9b348651
+# %% ../nbs/04_datablock.ipynb #430d8e93
 def from_bytes(
     data: np.ndarray,  # from `to_bytes`
-) -> Tensor | None:  # uint8, (3, h, w), in the order it had; None if the data is not whole
+) -> Tensor | None:  # uint8, (3, h, w); None if the data is not whole
     "Take an image out again, without a copy."
-    if data.size < 12: return None
-    height, width, mixed = data[:12].view(np.int32).tolist()
-    if data.size != 12 + 3 * height * width: return None
-    pixels = torch.from_numpy(data[12:])
-    return pixels.view(height, width, 3).permute(2, 0, 1) if mixed else pixels.view(3, height, width)
+    if data.size < 8: return None
+    height, width = data[:8].view(np.int32).tolist()
+    return torch.from_numpy(data[8:]).view(3, height, width) if data.size == 8 + 3 * height * width else None
 
 # %% ../nbs/04_datablock.ipynb #66123194
 def make_cache(
@@ -533,7 +559,7 @@ class Key(NamedTuple):
         "The part that decides what the picture looks like."
         return self[:3] if self.repeat else self[:2]
 
-# %% ../nbs/04_datablock.ipynb #82148ef7
+# %% ../nbs/04_datablock.ipynb #8401d96b
 @dataclass
 class ImageDataset:
     "Images and their targets, read through the item stage."
@@ -550,31 +576,31 @@ class ImageDataset:
 
     def __repr__(self): return f"ImageDataset({len(self)} items, {'training' if self.training else 'validation'} form, seed={self.seed})"
 
-    def prepared(
-        self,
-        index: int,  # position
-    ) -> Tensor:  # uint8, (3, h, w)
-        "Open an item and do the part that never changes, or take it from the cache. Raises `ImageError`."
-        source = item = self.items[index]
-        kept = None if self.cache is None else self.cache.get(item)
-        if kept is not None: return kept
+    def source(self, index: int) -> object:
+        "What the image at a position is opened from."
+        source = self.items[index]
         for function in self.type_tfms: source = function(source)
-        image = self.stage.prepare(source)
-        if self.cache is not None: self.cache.put(item, image)
-        return image
+        return source
 
-    def finish(
-        self,
-        prepared: Tensor,  # from `prepared`
-        key: Key,  # whose random stream to use
-    ) -> Tensor:  # uint8, (3, h, w)
-        "Do the random part of the item stage."
-        return self.stage.finish(prepared, random_stream(self.seed, "item", *key.name()) if self.training else None)
+    def stream(self, key: Key) -> torch.Generator | None:
+        "The random stream of an item in an epoch; none for validation."
+        return random_stream(self.seed, "item", *key.name()) if self.training else None
+
+    def prepared(self, index: int) -> Tensor:
+        "Open an item and do the part that never changes, or take it from the cache. Raises `ImageError`."
+        entry = self.cache.entry(self.items[index])
+        kept = self.cache.get(entry)
+        if kept is not None: return kept
+        image = self.stage.prepare(self.source(index))
+        self.cache.put(entry, image)
+        return image
 
     def __getitem__(self, key):
         key = Key(0, int(key)) if not isinstance(key, tuple) else Key(*key)
-        if not -len(self) <= key.index < len(self): raise IndexError(f"item {key.index} of {len(self)}")
-        return self.finish(self.prepared(key.index), key), int(self.targets[key.index])
+        if not 0 <= key.index < len(self): raise IndexError(f"item {key.index} of {len(self)}")
+        if self.cache is None: image = self.stage(self.source(key.index), self.stream(key))
+        else: image = self.stage.finish(self.prepared(key.index), self.stream(key))
+        return image, int(self.targets[key.index])
 
     def __getitems__(self, keys): return read_batch(self, keys)
 
@@ -588,14 +614,14 @@ class RawBatch(NamedTuple):
     failed: list[tuple[int, Exception]]  # index and error of the others
     prepared: list | None = None  # instead of images, for a memory cache: one prepared image (or None) for each key
 
-# %% ../nbs/04_datablock.ipynb #7dd95ea5
+# %% ../nbs/04_datablock.ipynb #5ee70607
 def read_batch(
     dataset: ImageDataset,  # what to read from
     keys: Sequence[Key],  # what to read
 ) -> RawBatch:
     "Read and stack items; keep the error of each that fails. A worker that serves a memory cache prepares only."
     hand_over = get_worker_info() is not None and isinstance(dataset.cache, MemoryCache)
-    read = (lambda key: None if key.held else to_bytes(dataset.prepared(key.index))) if hand_over else (lambda key: dataset[key][0])
+    read = (lambda key: None if key.held else prepare_entry(dataset, key.index)) if hand_over else (lambda key: dataset[key][0])
     good, images, failed = [], [], []
     for key in keys:
         try: images.append(read(key))
@@ -604,19 +630,25 @@ def read_batch(
     if hand_over: return RawBatch(good, None, torch.empty(0), failed, images)
     return stack_batch(dataset, good, images, failed)
 
-# %% ../nbs/04_datablock.ipynb #97d06dca
+# %% ../nbs/04_datablock.ipynb #06f14c8c
+def prepare_entry(
+    dataset: ImageDataset,  # what to read from
+    index: int,  # position
+) -> tuple[object, np.ndarray]:  # the cache's entry, and the image in one piece
+    "Prepare an image for a memory cache in another process."
+    entry = dataset.cache.entry(dataset.items[index])
+    return entry, to_bytes(dataset.stage.prepare(dataset.source(index)))
+
+# %% ../nbs/04_datablock.ipynb #488068bd
 def finish_prepared(
     dataset: ImageDataset,  # whose cache is to be filled
     raw: RawBatch,  # from a worker that prepared only
 ) -> RawBatch:  # with images
     "Keep what a worker prepared, and do the random half here."
-    def receive(key, data):
-        if data is None: return dataset[key][0]
-        image = from_bytes(data)
-        dataset.cache.put(dataset.items[key.index], image)
-        return dataset.finish(image, key)
-
-    return stack_batch(dataset, raw.keys, [receive(key, data) for key, data in zip(raw.keys, raw.prepared)], raw.failed)
+    for key, prepared in zip(raw.keys, raw.prepared):
+        if prepared is not None: dataset.cache.put(prepared[0], from_bytes(prepared[1]))
+    finished = read_batch(dataset, raw.keys)
+    return finished._replace(failed=raw.failed + finished.failed)
 
 # %% ../nbs/04_datablock.ipynb #592a315c
 def name_the_item(
@@ -751,9 +783,27 @@ def as_it_is(
     "Leave a batch alone (torch's loader asks for a function; a lambda could not be sent to a spawned worker)."
     return batch
 
-# %% ../nbs/04_datablock.ipynb #8d587250
+# %% ../nbs/04_datablock.ipynb #f4926b13
+class LoaderViews(Position):
+    "Ways to look into a loader that do not move it."
+
+    def one_batch(self) -> tuple[Tensor, Tensor]:
+        "Read x and y of the present epoch's first batch."
+        return self.first_batch()[:2]
+
+    def first_batch(self) -> Batch:
+        "Read the present epoch's first batch, in this process."
+        return first_batch(self)
+
+    def show_batch(self, b=None, max_n=9, nrows=None, ncols=None, unique=False, figsize=None):
+        "Show images of a batch; see the function `show_batch`."
+        return show_batch(self, b, max_n, nrows, ncols, unique, figsize)
+
+    def __repr__(self): return f"Loader({self.dataset}, bs={self.bs}, {len(self)} batches, epoch={self.epoch}, num_workers={self.num_workers})"
+
+# %% ../nbs/04_datablock.ipynb #7937c619
 @dataclass(repr=False)
-class Loader(Position):
+class Loader(LoaderViews):
     "Batches of one dataset: read by torch's `DataLoader`, finished on the device by the batch stage."
 
     dataset: ImageDataset
@@ -796,21 +846,13 @@ class Loader(Position):
 
     def __len__(self): return len(cut_batches(range(len(self.dataset)), self.bs, self.fitting))
 
-    def __repr__(self): return f"Loader({self.dataset}, bs={self.bs}, {len(self)} batches, epoch={self.epoch}, num_workers={self.num_workers})"
-
-    def one_batch(self) -> tuple[Tensor, Tensor]: return self.first_batch()[:2]
-
-    def first_batch(self) -> Batch: return first_batch(self)
-
-    def show_batch(self, **how): return show_batch(self, **how)
-
-# %% ../nbs/04_datablock.ipynb #0159b496
+# %% ../nbs/04_datablock.ipynb #4c11e8ed
 def holder(
     dataset: ImageDataset,  # with or without a memory cache
 ) -> Callable[[Key], bool] | None:  # is this item held? None: nothing ever is
     "Say which items need not be prepared again by a worker."
     cache = dataset.cache
-    return (lambda key: cache.get(dataset.items[key.index]) is not None) if isinstance(cache, MemoryCache) else None
+    return (lambda key: cache.get(cache.entry(dataset.items[key.index])) is not None) if isinstance(cache, MemoryCache) else None
 
 # %% ../nbs/04_datablock.ipynb #072023f3
 def make_reader(
@@ -908,17 +950,40 @@ def show_batch(
     if figsize: figure.set_size_inches(figsize)
     return figure
 
-# %% ../nbs/04_datablock.ipynb #e93c1b54
+# %% ../nbs/04_datablock.ipynb #0e01620c
 def default_workers(
     count: int,  # how many items there are
     start_method: str | None = None,  # how processes start; None: the system's way
 ) -> int:  # how many processes to read with
     "Choose a number of workers for this machine: none for little data or one core, at most eight."
-    import multiprocessing
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     enough = 500 if (start_method or multiprocessing.get_start_method()) == "fork" else 5000
     return 0 if cores == 1 or count < enough else min(cores, 8)
+
+# %% ../nbs/04_datablock.ipynb #e2402dd7
+def cannot_travel(
+    dataset: ImageDataset,  # what a spawned worker gets
+) -> str | None:  # why it cannot be sent, or None
+    "Find out whether a dataset's functions can be imported by another process."
+    notebook = not hasattr(sys.modules["__main__"], "__file__")
+    try: sent = pickle.dumps((dataset.stage, dataset.type_tfms))
+    except Exception as error: return f"{type(error).__name__}: {error}"
+    return "a transform was defined in the notebook; put it into a .py file and import it" if notebook and b"__main__" in sent else None
+
+# %% ../nbs/04_datablock.ipynb #76d27e2c
+def choose_workers(
+    num_workers: int | None,  # what was asked for; None: choose
+    dataset: ImageDataset,  # what they are to read
+    start_method: str | None,  # how they start; None: the system's way
+) -> int:
+    "Choose or check a number of workers; none if they could not be started. Raises `ValueError` for a start method that is not there."
+    ways = multiprocessing.get_all_start_methods()
+    if start_method is not None: check_choice("start_method", start_method, ways)
+    workers = default_workers(len(dataset), start_method) if num_workers is None else num_workers
+    check_range("num_workers", workers, 0)
+    why = cannot_travel(dataset) if workers and (start_method or multiprocessing.get_start_method()) != "fork" else None
+    if why: warnings.warn(f"reading without workers, because a new process cannot get the transforms ({why})", stacklevel=4)
+    return 0 if why else workers
 
 # %% ../nbs/04_datablock.ipynb #cc4b4c6d
 @dataclass(repr=False)
@@ -970,7 +1035,7 @@ def class_counts(
     counted = [torch.bincount(targets[targets >= 0], minlength=len(vocab)).tolist() for targets in (train, valid)]
     return dict(zip(vocab, zip(*counted)))
 
-# %% ../nbs/04_datablock.ipynb #aaf4d8bf
+# %% ../nbs/04_datablock.ipynb #8b8b8d49
 class DataLoaders(LoaderPair):
     "A training and a validation loader: what a `Trainer` is given."
 
@@ -980,9 +1045,9 @@ class DataLoaders(LoaderPair):
         "Read the first training batch of the present epoch."
         return self.train.one_batch()
 
-    def show_batch(self, **how):
-        "Show training images; the arguments are those of the function `show_batch`."
-        return self.train.show_batch(**how)
+    def show_batch(self, b=None, max_n=9, nrows=None, ncols=None, unique=False, figsize=None):
+        "Show training images; see the function `show_batch`."
+        return self.train.show_batch(b, max_n, nrows, ncols, unique, figsize)
 
     def test_dl(
         self,
@@ -1066,7 +1131,7 @@ def label_items(
         labels.append(label)
     return labels, failed
 
-# %% ../nbs/04_datablock.ipynb #f175df9b
+# %% ../nbs/04_datablock.ipynb #16fe3044
 def unlabelled(
     items: Sequence,  # all of them
     labels: Sequence,  # theirs
@@ -1078,11 +1143,11 @@ def unlabelled(
     good = next((position for position in range(len(items)) if position not in failed), None)
     beside = "" if good is None else f"; others are read well: {items[good]} as {labels[good]!r}"
     return (
-        f"{len(failed)} of {len(items)} items cannot be labelled by {get_y}: {some}{' …' if len(failed) > 3 else ''}{beside}. "
+        f"{len(failed)} of {len(items)} items cannot be labelled by {called(get_y)}: {some}{' …' if len(failed) > 3 else ''}{beside}. "
         "Mend get_y, rename these files or take them away, or leave them out with on_error='skip'"
     )
 
-# %% ../nbs/04_datablock.ipynb #c51ba84f
+# %% ../nbs/04_datablock.ipynb #43ae5b11
 def split_items(
     splitter: Callable,  # items (and labels) -> positions in train, positions in valid
     items: Sequence,  # what to split
@@ -1094,10 +1159,10 @@ def split_items(
     sides = splitter(items, labels) if getattr(splitter, "uses_labels", False) else splitter(items)
     train, valid = ([int(position) for position in side] for side in sides)
     for name, side in (("training", train), ("validation", valid)):
-        if not side: raise DataError(f"{splitter} leaves no item for {name} ({len(items)} items in all: {len(train)} train, {len(valid)} valid); choose another splitter, or add items")
+        if not side: raise DataError(f"{called(splitter)} leaves no item for {name} ({len(items)} items in all: {len(train)} train, {len(valid)} valid); choose another splitter, or add items")
     both = set(train) & set(valid)
-    if both: raise DataError(f"{splitter} puts {len(both)} items on both sides, for instance {items[min(both)]}; validation would only measure memory")
-    if len(train) < 2: raise DataError(f"{splitter} leaves one item for training; batch norm needs at least two")
+    if both: raise DataError(f"{called(splitter)} puts {len(both)} items on both sides, for instance {items[min(both)]}; validation would only measure memory")
+    if len(train) < 2: raise DataError(f"{called(splitter)} leaves one item for training; batch norm needs at least two")
     return train, valid
 
 # %% ../nbs/04_datablock.ipynb #ac70d4ca
@@ -1125,7 +1190,7 @@ def warn_of_unseen(
     warnings.warn(f"{len(unseen)} classes have items in validation but none in training, so they cannot be learnt: {', '.join(unseen[:5])}"
                   f"{' …' if len(unseen) > 5 else ''}; StratifiedSplitter puts some of each class on both sides", stacklevel=4)
 
-# %% ../nbs/04_datablock.ipynb #ca05c9de
+# %% ../nbs/04_datablock.ipynb #4e79a107
 @dataclass
 class BlockParts:
     "The answers that make a `DataBlock`; see there."
@@ -1152,10 +1217,12 @@ class BlockParts:
 
     def batch_steps(self): return [*(step for block in self.blocks for step in block.batch_tfms), *as_list(self.batch_tfms)]
 
-    def encode(self, items, vocab):
+    def labels(self, items):
         labels, failed = label_items(items, self.label)
         if failed: raise DataError(unlabelled(items, labels, failed, self.get_y))
-        return encode_labels(self.blocks[1], labels, vocab, items)
+        return labels
+
+    def encode(self, items, vocab): return encode_labels(self.blocks[1], self.labels(items), vocab, items)
 
 # %% ../nbs/04_datablock.ipynb #629e22f7
 def as_list(
@@ -1164,9 +1231,9 @@ def as_list(
     "Make a list of transforms."
     return [] if tfms is None else list(tfms) if isinstance(tfms, Sequence) else [tfms]
 
-# %% ../nbs/04_datablock.ipynb #a63bc946
-class DataBlock(BlockParts):
-    "How to get from a source (a folder, a table) to batches. Nothing is read before one of its methods is called."
+# %% ../nbs/04_datablock.ipynb #a0071994
+class BlockTools(BlockParts):
+    "What a `DataBlock` does besides building loaders."
 
     def datasets(
         self,
@@ -1177,7 +1244,34 @@ class DataBlock(BlockParts):
     ) -> Datasets:
         "List, label and split the items. Raises `DataError` where one of these cannot be done."
         check_choice("on_error", on_error, ("raise", "skip"))
-        return build_datasets(self, source, self.seed if seed is None else seed, make_cache(cache, ItemStage(self.item_steps()), self.blocks[0].type_tfms), on_error)
+        kept = make_cache(cache, ItemStage(self.item_steps()), self.blocks[0].type_tfms)
+        return build_datasets(self, source, self.seed if seed is None else seed, kept, on_error)
+
+    def summary(
+        self,
+        source: object,  # what `get_items` takes: usually a folder
+        bs: int = 4,  # images in the batch at the end
+        show_batch: bool = False,  # draw that batch too, if all went well?
+        timings: bool = True,  # show how long each step took?
+    ) -> "Summary":
+        "Walk one item, then a batch, through every step, and say where and why it stops. Printed outside notebooks."
+        summary = Summary(timings)
+        try: explain_block(summary, self, source, bs)
+        except StopSummary: pass
+        if not (hasattr(sys, "ps1") or "ipykernel" in sys.modules): print(summary)
+        if show_batch and summary.ok: self.dataloaders(source, bs=bs, num_workers=0).show_batch()
+        return summary
+
+    def new(
+        self,
+        **changes,  # any of the block's parts, by name
+    ) -> "DataBlock":  # a copy; this one stays as it is
+        "Copy the block with other parts, for instance `item_tfms`. A part that does not exist is a `TypeError` naming it."
+        return replace(self, **changes)
+
+# %% ../nbs/04_datablock.ipynb #52ff50e5
+class DataBlock(BlockTools):
+    "How to get from a source (a folder, a table) to batches. Nothing is read before one of its methods is called."
 
     def dataloaders(
         self,
@@ -1195,18 +1289,11 @@ class DataBlock(BlockParts):
     ) -> DataLoaders:
         "Build the datasets, and a loader for each. Raises `DataError`; a misspelt argument is a `TypeError` naming it."
         data = self.datasets(source, seed, cache, on_error)
-        workers = default_workers(len(data.train), start_method) if num_workers is None else num_workers
-        stage, drawn = BatchStage(self.batch_steps()), training_weights(weights, data.train.targets)
-        bs, val_bs = fitting_size(bs, len(data.train)), val_bs or bs
-        shared = dict(vocab=data.vocab, batch_stage=stage, device=default_device(device), num_workers=workers, start_method=start_method, on_error=on_error)
-        return DataLoaders(Loader(data.train, bs=bs, fitting=True, shuffle=shuffle, weights=drawn, **shared), Loader(data.valid, bs=val_bs, **shared), self)
-
-    def new(
-        self,
-        **changes,  # any of the block's parts, by name
-    ) -> "DataBlock":  # a copy; this one stays as it is
-        "Copy the block with other parts, for instance `item_tfms`."
-        return replace(self, **changes)
+        workers = choose_workers(num_workers, data.train, start_method)
+        shared = dict(vocab=data.vocab, batch_stage=BatchStage(self.batch_steps()), device=default_device(device),
+                      num_workers=workers, start_method=start_method, on_error=on_error)
+        train = dict(bs=fitting_size(bs, len(data.train)), fitting=True, shuffle=shuffle, weights=training_weights(weights, data.train.targets))
+        return DataLoaders(Loader(data.train, **train, **shared), Loader(data.valid, bs=val_bs or bs, **shared), self)
 
 # %% ../nbs/04_datablock.ipynb #f590e617
 def fitting_size(
@@ -1233,7 +1320,17 @@ def training_weights(
     if not (weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0): raise DataError("weights must be numbers from 0 up, and not all 0")
     return weights
 
-# %% ../nbs/04_datablock.ipynb #2bfd0659
+# %% ../nbs/04_datablock.ipynb #65235f89
+def find_items(
+    block: DataBlock,  # whose `get_items` to call
+    source: object,  # what it takes
+) -> list:  # never empty
+    "List the items. Raises `DataError` if there is none."
+    items = as_items(block.get_items(source) if block.get_items else source)
+    if not items: raise DataError("there is no item: " + (f"get_items found nothing in {source}" if block.get_items else "the source is empty"))
+    return items
+
+# %% ../nbs/04_datablock.ipynb #1ddd771c
 def build_datasets(
     block: DataBlock,  # the answers
     source: object,  # what `get_items` takes
@@ -1242,19 +1339,467 @@ def build_datasets(
     on_error: str,  # items that cannot be labelled: "raise" or "skip"
 ) -> Datasets:
     "List, label, split and count."
-    items = as_items(block.get_items(source) if block.get_items else source)
-    if not items: raise DataError(f"get_items found nothing in {source}")
+    items = find_items(block, source)
     labels, failed = label_items(items, block.label)
     if failed and on_error == "raise": raise DataError(unlabelled(items, labels, failed, block.get_y))
     kept = [position for position in range(len(items)) if position not in failed]
     left_out = {str(items[position]): reason for position, reason in failed.items()}
     if left_out: warnings.warn(f"{len(left_out)} items were left out for want of a label, for instance {next(iter(left_out.items()))}; all are in .left_out", stacklevel=4)
     items, labels = [items[position] for position in kept], [labels[position] for position in kept]
+    train, valid = split_items(block.splitter, items, labels, seed)
     vocab = block.blocks[1].find_vocab(labels)
     targets = encode_labels(block.blocks[1], labels, vocab, items)
     sources, stage = [block.source(item) for item in items], ItemStage(block.item_steps())
     make = lambda side, training: ImageDataset([sources[place] for place in side], targets[side], stage, training, seed, block.blocks[0].type_tfms, cache)
-    train, valid = split_items(block.splitter, items, labels, seed)
     data = Datasets(make(train, True), make(valid, False), vocab, left_out)
     warn_of_unseen(data.counts)
     return data
+
+# %% ../nbs/04_datablock.ipynb #bcdd2fb2
+@dataclass
+class SummaryStep:
+    "One step of a `Summary`."
+
+    name: str  # what was done
+    received: str  # what went in
+    produced: str  # what came out; if it failed, why
+    drew: str = ""  # what a random transform drew
+    seconds: float | None = None  # how long it took
+    picture: Image.Image | None = None  # what came out, small
+    failed: bool = False
+
+# %% ../nbs/04_datablock.ipynb #a5059864
+def describe(
+    value: object,  # anything that goes through the pipeline
+) -> str:
+    "Say what a value is: its kind, size and range."
+    if isinstance(value, Tensor) and value.numel():
+        low, high = (f"{number:.3g}" for number in (value.min().item(), value.max().item()))
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}, values {low} to {high}"
+    if isinstance(value, Image.Image): return f"{value.mode} image, {value.height} x {value.width}"
+    return str(value) if isinstance(value, (str, Path)) else f"{type(value).__name__} {str(value)[:60]}"
+
+# %% ../nbs/04_datablock.ipynb #3b127da6
+def thumbnail(
+    value: object,  # a tensor (3, h, w), uint8 or float in [0, 1]; anything else has no picture
+    size: int = 96,  # longest side, pixels
+) -> Image.Image | None:
+    "Make a small picture of an image."
+    if not isinstance(value, Tensor) or value.ndim != 3: return None
+    image = tensor_to_image(value)
+    image.thumbnail((size, size))
+    return image
+
+# %% ../nbs/04_datablock.ipynb #f4b89a7d
+def numbers(
+    params: object,  # what a transform drew for one image
+) -> str:
+    "Write drawn numbers shortly: `top=0.25, flip=1`."
+    plain = lambda value: f"{float(value):.3g}" if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1) else str(value)
+    return ", ".join(f"{name}={plain(value)}" for name, value in params.items()) if isinstance(params, dict) else ""
+
+# %% ../nbs/04_datablock.ipynb #8d78d1c6
+class SummaryText:
+    "How a summary is shown: as text, and in a notebook as a table."
+
+    def lines(self) -> Iterator[str]:
+        for step in self.steps:
+            yield f"{'FAILED  ' if step.failed else ''}{step.name}" + (f"  [{1000 * step.seconds:.1f} ms]" if self.timings and step.seconds is not None else "")
+            if step.received: yield f"    in   {step.received}"
+            if step.drew: yield f"    drew {step.drew}"
+            yield f"    {'why ' if step.failed else 'out '} {step.produced}"
+
+    def __str__(self): return "\n".join([*self.lines(), self.verdict])
+
+    def __repr__(self): return str(self)
+
+    @property
+    def verdict(self) -> str:
+        if self.ok: return f"All steps work, tried on {self.tried}. (verify_images tries every file.)"
+        return f"Stopped at {self.steps[-1].name!r}."
+
+    def _repr_html_(self):
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("step", "in", "out", "") + ("ms",) * self.timings)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(html_row(step, self.timings) for step in self.steps)}</tbody></table><p>{html.escape(self.verdict)}</p>"
+
+# %% ../nbs/04_datablock.ipynb #d723481f
+def html_row(
+    step: SummaryStep,
+    timings: bool,  # with a column for the time?
+) -> str:  # a table row
+    "Write a step as HTML. Names of files and classes come from outside, so everything is escaped."
+    left = "style='text-align:left;vertical-align:top;overflow-wrap:anywhere'"
+    name = f"<b style='color:#b00020'>failed: {html.escape(step.name)}</b>" if step.failed else f"<b>{html.escape(step.name)}</b>"
+    drew = f"<br><small>drew {html.escape(step.drew)}</small>" if step.drew else ""
+    cells = [name + drew, html.escape(step.received), html.escape(step.produced), html_picture(step.picture)]
+    if timings: cells.append("" if step.seconds is None else f"{1000 * step.seconds:.1f}")
+    return "<tr>" + "".join(f"<td {left}>{cell}</td>" for cell in cells) + "</tr>"
+
+# %% ../nbs/04_datablock.ipynb #4c11a489
+def html_picture(
+    picture: Image.Image | None,
+) -> str:  # an <img> that holds its own data, or nothing
+    "Embed a picture as JPEG."
+    if picture is None: return ""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return f"<img alt='what came out' src='data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'>"
+
+# %% ../nbs/04_datablock.ipynb #d05541ae
+class Summary(SummaryText):
+    "What happened to one item on its way through a block: `ok`, `steps`, and `problem` where it stopped."
+
+    def __init__(
+        self,
+        timings: bool = True,  # show how long each step took?
+    ):
+        self.timings, self.steps, self.problem, self.tried = timings, [], None, ""
+
+    @property
+    def ok(self) -> bool: return self.problem is None
+
+    def step(
+        self,
+        name: str,  # of the step
+        received: str,  # what goes in, in words
+        function: Callable,  # does it
+        tell: Callable = describe,  # result -> words
+        drew: str = "",  # what was drawn for it
+        picture: Callable = thumbnail,  # result -> picture, or None
+    ) -> object:  # what the function gave
+        "Do one step and note it. Raises `StopSummary` if it fails."
+        began = time.perf_counter()
+        try: result = function()
+        except Exception as error:
+            self.problem = error
+            reason = str(error) if isinstance(error, PetbookError) else f"{type(error).__name__}: {error}"
+            self.steps.append(SummaryStep(name, received, reason, drew, failed=True))
+            raise StopSummary from error
+        self.steps.append(SummaryStep(name, received, tell(result), drew, time.perf_counter() - began, picture(result)))
+        return result
+
+# %% ../nbs/04_datablock.ipynb #a841325e
+class StopSummary(Exception):
+    "A step of a summary failed; the summary says which."
+
+# %% ../nbs/04_datablock.ipynb #410b211c
+def explain_block(
+    summary: Summary,  # to write into
+    block: "DataBlock",
+    source: object,  # what `get_items` takes
+    bs: int,  # images in the batch
+) -> None:
+    "Walk through listing, labelling, splitting and counting, then one item, then a batch."
+    given = f"{len(source)} items" if isinstance(source, Sequence) and not isinstance(source, str) else str(source)
+    items = summary.step("get_items", given, lambda: find_items(block, source), lambda items: f"{len(items)} items; the first is {items[0]}")
+    labels = summary.step("get_y", str(items[0]), lambda: block.labels(items), lambda labels: f"{labels[0]!r}")
+    sides = summary.step("splitter", f"{len(items)} items", lambda: split_items(block.splitter, items, labels, block.seed), lambda sides: f"{len(sides[0])} train, {len(sides[1])} valid")
+    vocab = summary.step("vocabulary", f"{len(labels)} labels", lambda: block.blocks[1].find_vocab(labels), lambda vocab: f"{len(vocab)} classes: {', '.join(vocab[:4])}{' …' if len(vocab) > 4 else ''}")
+    targets = summary.step("targets", f"{labels[0]!r}", lambda: encode_labels(block.blocks[1], labels, vocab, items), lambda targets: tell_counts(vocab, targets, sides))
+    stage = ItemStage(block.item_steps())
+    dataset = ImageDataset([block.source(items[place]) for place in sides[0]], targets[sides[0]], stage, True, block.seed, block.blocks[0].type_tfms)
+    explain_item(summary, dataset)
+    explain_batch(summary, dataset, BatchStage(block.batch_steps()), bs)
+
+# %% ../nbs/04_datablock.ipynb #1298f7ba
+def tell_counts(
+    vocab: Sequence[str],  # the classes
+    targets: Tensor,  # of all items
+    sides: Split,  # who is in train, who in valid
+) -> str:
+    "Say how many items a class has, and which have none to learn from."
+    counts = class_counts(vocab, targets[sides[0]], targets[sides[1]])
+    train = [count for count, _ in counts.values()]
+    unseen = [name for name, (count, valid) in counts.items() if valid and not count]
+    note = f"; only in valid, so never learnt: {', '.join(unseen[:5])}" if unseen else ""
+    return f"{targets[0].item()}; {min(train)} to {max(train)} training items in a class{note}"
+
+# %% ../nbs/04_datablock.ipynb #5cb937b9
+def explain_item(
+    summary: Summary,  # to write into
+    dataset: ImageDataset,  # whose first item is taken
+) -> None:
+    "Walk the first training item through the item stage."
+    image, stream = dataset.items[0], random_stream(dataset.seed, "item", 0, 0)
+    for function in dataset.type_tfms: image = summary.step(getattr(function, "__name__", str(function)), describe(image), lambda: function(image))
+    for place, (title, step) in enumerate(dataset.stage.steps):
+        drew = ""
+        if place:
+            copied = torch.Generator()
+            copied.set_state(stream.get_state())
+            drew = numbers(dataset.stage.tfms[place - 1].make_params(*image.shape[-2:], copied))
+        image = summary.step(title, describe(image), lambda: step(image, stream), drew=drew)
+
+# %% ../nbs/04_datablock.ipynb #946dba51
+def explain_batch(
+    summary: Summary,  # to write into
+    dataset: ImageDataset,  # whose first items are taken
+    stage: BatchStage,
+    bs: int,  # how many
+) -> None:
+    "Read a few training items, collate them, and walk them through the batch stage."
+    keys = [Key(0, index) for index in range(min(bs, len(dataset)))]
+    def read():
+        raw = read_batch(dataset, keys)
+        if raw.failed: raise raw.failed[0][1]
+        return raw.images
+    summary.tried = f"{len(keys)} of {len(dataset)} training items"
+    images = summary.step("collate", f"{len(keys)} items", read)
+    streams = [random_stream(dataset.seed, "batch", *key.name()) for key in keys]
+    for step in stage.steps:
+        params = summary.step(f"draw for {step}", "", lambda: step.make_params(streams, *images.shape[-2:]), lambda drawn: tell_drawn(step, drawn))
+        shown = lambda batch: thumbnail(stage.decode(batch)[0])
+        images = summary.step(str(step), describe(images), lambda: step.apply(images, params), picture=shown)
+
+# %% ../nbs/04_datablock.ipynb #450b1114
+def tell_drawn(
+    step: object,  # of a batch stage
+    drawn: object,  # what its `make_params` gave
+) -> str:
+    "Say what was drawn for the first image of a batch."
+    if not isinstance(drawn, list) or not drawn or not isinstance(drawn[0], dict): return "from each image's own stream"
+    if len(drawn) != len(step.tfms): return numbers(drawn[0])
+    pick = lambda value: value.reshape(-1)[0] if isinstance(value, Tensor) and value.numel() else value
+    return "; ".join(f"{type(tfm).__name__} {numbers({name: pick(value) for name, value in params.items()})}" for tfm, params in zip(step.tfms, drawn) if params)
+
+# %% ../nbs/04_datablock.ipynb #5f2c229a
+def fingerprint(
+    image: Image.Image,  # any size, RGB
+) -> np.ndarray:  # bool, (256,)
+    "Compute a difference hash: where is a cell of a 16 x 17 grid clearly brighter than its left neighbour?"
+    cells = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
+    return (cells[:, 1:] - cells[:, :-1] > 2).ravel()
+
+# %% ../nbs/04_datablock.ipynb #a06d399e
+def check_file(
+    item: object,  # whatever `open_image` takes
+) -> tuple[str | None, np.ndarray | None]:  # what is wrong (None: nothing), fingerprint
+    "Decode an image as training would, at reduced scale where the format allows it (all of the file is read)."
+    try: return None, fingerprint(open_image(item, (64, 64)))
+    except ImageError as error: return error.reason, None
+
+# %% ../nbs/04_datablock.ipynb #5666a466
+def close_pairs(
+    first: np.ndarray,  # bool, (n, bits)
+    second: np.ndarray,  # bool, (m, bits)
+    max_distance: int,  # bits in which a pair may differ
+) -> list[tuple[int, int, int]]:  # places in first and second, and the distance; nearest first
+    "Find pairs that differ in few bits, by multiplying blocks of signs (n x m stays small in memory)."
+    signs = [torch.from_numpy(bits.astype(np.float32) * 2 - 1) for bits in (first, second)]
+    found, bits = [], first.shape[1]
+    for start in range(0, len(first), 4096):
+        for other in range(0, len(second), 4096):
+            distance = (bits - signs[0][start : start + 4096] @ signs[1][other : other + 4096].T) / 2
+            found += [(row + start, column + other, int(distance[row, column])) for row, column in (distance <= max_distance).nonzero().tolist()]
+    return sorted(found, key=lambda pair: pair[2])
+
+# %% ../nbs/04_datablock.ipynb #be7174b0
+class Duplicate(NamedTuple):
+    "Two files that look the same."
+
+    first: Path  # in training, if there is a split
+    second: Path  # in validation, if there is a split
+    distance: int  # bits of 256 in which their fingerprints differ
+
+# %% ../nbs/04_datablock.ipynb #56dc12db
+@dataclass
+class ImageReport:
+    "What `verify_images` found. Iterating gives the files that cannot be read."
+
+    checked: int  # how many files were opened
+    bad: dict[Path, str]  # file -> what is wrong with it
+    duplicates: list[Duplicate]  # pairs that look the same
+
+    def __iter__(self): return iter(self.bad)
+
+    def __len__(self): return len(self.bad)
+
+    def __str__(self):
+        lines = [f"{self.checked} files checked: {len(self.bad)} cannot be read, {len(self.duplicates)} pairs look the same"]
+        lines += [f"  {file}: {reason}" for file, reason in self.bad.items()]
+        return "\n".join(lines + [f"  {pair.first} and {pair.second} ({pair.distance} of 256 bits differ)" for pair in self.duplicates])
+
+    def __repr__(self): return str(self)
+
+# %% ../nbs/04_datablock.ipynb #a336948a
+def in_parallel(
+    function: Callable,  # of one item
+    items: Sequence,  # what to apply it to
+    workers: int | None,  # threads; None: one per core
+    progress: bool,  # show a bar?
+) -> list:  # results, in order
+    "Apply a function in threads (decoding releases Python's lock), a thousand items at a time, so that Ctrl-C is heard."
+    from tqdm.auto import tqdm
+
+    results = []
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, tqdm(total=len(items), disable=not progress, leave=False) as bar:
+        for start in range(0, len(items), 1000):
+            for result in pool.map(function, items[start : start + 1000]):
+                results.append(result)
+                bar.update()
+    return results
+
+# %% ../nbs/04_datablock.ipynb #973a3ebc
+def verify_images(
+    files: object,  # a folder, a list of files, or datasets or loaders
+    workers: int | None = None,  # threads; None: one per core
+    progress: bool = True,  # show a bar?
+    max_distance: int = 24,  # bits of 256 in which two fingerprints of the same picture may differ; -1: do not look for pairs
+) -> ImageReport:
+    "Open every image and name those that fail; find near-duplicates (across train and valid if given datasets or loaders)."
+    split = isinstance(files, (Datasets, LoaderPair))
+    if split: parts = [getattr(side, "dataset", side).items for side in (files.train, files.valid)]
+    else: parts = [get_image_files(files) if isinstance(files, (str, Path)) else list(files), []]
+    items = [*parts[0], *parts[1]]
+    found = in_parallel(check_file, items, workers, progress)
+    bad = {item: reason for item, (reason, _) in zip(items, found) if reason}
+    whole = [(item, bits) for item, (_, bits) in zip(items, found) if bits is not None]
+    border = sum(bits is not None for _, bits in found[: len(parts[0])])
+    return ImageReport(len(items), bad, same_pictures(whole, border if split else None, max_distance))
+
+# %% ../nbs/04_datablock.ipynb #de07aace
+def same_pictures(
+    whole: Sequence[tuple[object, np.ndarray]],  # files that can be read, with their fingerprints
+    border: int | None,  # where validation begins; None: compare all with all
+    max_distance: int,  # bits
+) -> list[Duplicate]:
+    "List near-duplicates, across the border or among all."
+    if max_distance < 0 or len(whole) < 2 or border in (0, len(whole)): return []
+    bits = np.stack([bits for _, bits in whole])
+    first, second, shift = (bits, bits, 0) if border is None else (bits[:border], bits[border:], border)
+    pairs = close_pairs(first, second, max_distance)
+    return [Duplicate(whole[a][0], whole[b + shift][0], distance) for a, b, distance in pairs if border is not None or a < b]
+
+# %% ../nbs/04_datablock.ipynb #5409bdbe
+def image_loaders(
+    source: object,  # items, or what `get_items` takes
+    get_y: Callable,  # item -> label
+    splitter: Callable,  # items -> positions in train, positions in valid
+    seed: int | None,  # of everything random; None: 42
+    loading: dict,  # item_tfms, batch_tfms, vocab, and arguments of `DataBlock.dataloaders`
+    **parts,  # more parts of the block
+) -> DataLoaders:
+    "Build a block for image classification, and its loaders."
+    own = {name: loading.pop(name) for name in ("item_tfms", "batch_tfms") if name in loading}
+    blocks = (ImageBlock(), CategoryBlock(vocab=loading.pop("vocab", None)))
+    block = DataBlock(blocks, get_y=get_y, splitter=splitter, seed=42 if seed is None else seed, **own, **parts)
+    return block.dataloaders(source, **loading)
+
+# %% ../nbs/04_datablock.ipynb #c7094ec2
+class FromFolders:
+    "Constructors for labels that stand in folders, or in a list."
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | Path,  # holds train/CLASS/*.jpg and valid/CLASS/*.jpg, or CLASS/*.jpg with `valid_pct`
+        train: str = "train",  # the training folder's name
+        valid: str = "valid",  # the validation folder's name
+        valid_pct: float | None = None,  # split at random instead: how much for validation
+        seed: int | None = None,  # of everything random; None: 42
+        **loading,  # item_tfms, batch_tfms, vocab, and arguments of `DataBlock.dataloaders`
+    ) -> DataLoaders:
+        "Take each image's folder for its class."
+        splitter = GrandparentSplitter(train, valid) if valid_pct is None else RandomSplitter(valid_pct, seed)
+        return image_loaders(path, parent_label, splitter, seed, loading, get_items=get_image_files)
+
+    @classmethod
+    def from_lists(
+        cls,
+        path: str | Path,  # put before file names that are not absolute
+        fnames: Sequence[str | Path],  # files
+        labels: Sequence,  # one for each
+        valid_pct: float = 0.2,  # how much for validation
+        seed: int | None = None,  # of everything random; None: 42
+        **loading,  # item_tfms, batch_tfms, vocab, and arguments of `DataBlock.dataloaders`
+    ) -> DataLoaders:
+        "Take files and labels side by side."
+        if len(fnames) != len(labels): raise DataError(f"there are {len(fnames)} file names but {len(labels)} labels; give one label for each file")
+        rows = [{"file": Path(path) / name, "label": label} for name, label in zip(fnames, labels)]
+        return image_loaders(rows, ColReader("label"), RandomSplitter(valid_pct, seed), seed, loading, get_x=ColReader("file"))
+
+# %% ../nbs/04_datablock.ipynb #3c52b2b9
+class FromNames:
+    "Constructors for labels that stand in a path or a name."
+
+    @classmethod
+    def from_path_func(
+        cls,
+        path: str | Path,  # not read; kept because fastai's has it
+        fnames: Sequence[Path],  # files
+        label_func: Callable[[Path], object],  # path -> label
+        valid_pct: float = 0.2,  # how much for validation
+        seed: int | None = None,  # of everything random; None: 42
+        **loading,  # item_tfms, batch_tfms, vocab, and arguments of `DataBlock.dataloaders`
+    ) -> DataLoaders:
+        "Label by a function of the path."
+        return image_loaders(fnames, label_func, RandomSplitter(valid_pct, seed), seed, loading)
+
+    @classmethod
+    def from_name_func(cls, path, fnames, label_func, valid_pct=0.2, seed=None, **loading) -> DataLoaders:
+        "Label by a function of the file's name."
+        return cls.from_path_func(path, fnames, using_attr(label_func, "name"), valid_pct, seed, **loading)
+
+    @classmethod
+    def from_path_re(cls, path, fnames, pat, valid_pct=0.2, seed=None, **loading) -> DataLoaders:
+        "Label by the first group of a regular expression in the path."
+        return cls.from_path_func(path, fnames, RegexLabeller(pat), valid_pct, seed, **loading)
+
+    @classmethod
+    def from_name_re(cls, path, fnames, pat, valid_pct=0.2, seed=None, **loading) -> DataLoaders:
+        "Label by the first group of a regular expression in the file's name."
+        return cls.from_name_func(path, fnames, RegexLabeller(pat), valid_pct, seed, **loading)
+
+# %% ../nbs/04_datablock.ipynb #2b0bd4cd
+def read_table(
+    file: str | Path,  # a CSV file
+    header: str | None = "infer",  # None: the first line is data, and columns are called by number
+    delimiter: str | None = None,  # between columns; None: a comma
+) -> list[dict]:  # rows: column -> value
+    "Read a CSV file. Raises `DataError` naming the line that has too many or too few columns."
+    if not Path(file).is_file(): raise DataError(f"there is no table {file}")
+    with open(file, newline="", encoding="utf-8-sig") as opened: lines = [line for line in csv.reader(opened, delimiter=delimiter or ",") if line]
+    if not lines: raise DataError(f"the table {file} is empty")
+    names = list(range(len(lines[0]))) if header is None else lines.pop(0)
+    for number, line in enumerate(lines, 1):
+        if len(line) != len(names): raise DataError(f"{file}, row {number}: {len(line)} columns, but {len(names)} were expected ({names}): {line}")
+    return [dict(zip(names, line)) for line in lines]
+
+# %% ../nbs/04_datablock.ipynb #1e2b3fd9
+class FromTables:
+    "Constructors for labels that stand in a table."
+
+    @classmethod
+    def from_df(
+        cls,
+        df: object,  # a data frame, or a list of rows as dictionaries
+        path: str | Path = ".",  # put before the file names
+        valid_pct: float = 0.2,  # how much for validation, unless there is `valid_col`
+        seed: int | None = None,  # of everything random; None: 42
+        fn_col: str | int = 0,  # the column of file names
+        folder: str | Path | None = None,  # put between `path` and the file names
+        suff: str = "",  # put after them
+        label_col: str | int = 1,  # the column of labels
+        valid_col: str | int | None = None,  # the column that says what is for validation
+        **loading,  # item_tfms, batch_tfms, vocab, and arguments of `DataBlock.dataloaders`
+    ) -> DataLoaders:
+        "Read files and labels from a table's columns."
+        splitter = RandomSplitter(valid_pct, seed) if valid_col is None else ColSplitter(valid_col)
+        get_x = ColReader(fn_col, pref=Path(path) / (folder or ""), suff=suff)
+        return image_loaders(df, ColReader(label_col), splitter, seed, loading, get_x=get_x)
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | Path,  # holds the table, and the files
+        csv_fname: str = "labels.csv",  # the table
+        header: str | None = "infer",  # None: the first line is data
+        delimiter: str | None = None,  # between columns; None: a comma
+        **loading,  # arguments of `from_df`
+    ) -> DataLoaders:
+        "Read files and labels from a CSV file."
+        return cls.from_df(read_table(Path(path) / csv_fname, header, delimiter), path, **loading)
+
+# %% ../nbs/04_datablock.ipynb #4f48f0f3
+class ImageDataLoaders(FromFolders, FromNames, FromTables):
+    "Ways to get loaders for image classification in one line."
