@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Interval', 'wilson_interval', 'Record', 'similarity_order', 'reliability', 'expected_calibration_error',
            'with_temperature', 'fit_temperature', 'cross_fitted', 'confident_labels', 'label_quality',
-           'likely_label_errors', 'LabelError', 'ClassificationInterpretation', 'grad_cam', 'Comparison', 'mcnemar',
-           'write_report']
+           'likely_label_errors', 'LabelError', 'ClassificationInterpretation', 'grad_cam', 'plot_grad_cam',
+           'Comparison', 'mcnemar', 'write_report']
 
 # %% ../nbs/11_interpretation.ipynb #27fa4ebd
 import base64
@@ -28,7 +28,7 @@ from .core import DataError, atomic_path, check_choice, check_range, random_stre
 from .losses import confusion_counts
 from .presizing import open_image
 
-# %% ../nbs/11_interpretation.ipynb #c19da903
+# %% ../nbs/11_interpretation.ipynb #b0932d39
 class Interval(NamedTuple):
     "A measured share, and the range in which the true one may well lie."
 
@@ -38,7 +38,7 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str: return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
 
-# %% ../nbs/11_interpretation.ipynb #c2cb6d17
+# %% ../nbs/11_interpretation.ipynb #a369eaba
 def wilson_interval(
     count: int,  # how many of them
     total: int,  # out of how many
@@ -55,7 +55,7 @@ def wilson_interval(
     # rounding must not push an end past the share itself at 0 or 1
     return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
-# %% ../nbs/11_interpretation.ipynb #21f028a3
+# %% ../nbs/11_interpretation.ipynb #58038699
 class Record(NamedTuple):
     "What is known of one item."
 
@@ -176,7 +176,7 @@ class ConfusionView(Predictions):
         pairs = [(self.vocab[row], self.vocab[column], int(wrong[row, column])) for row, column in (wrong >= min_val).nonzero().tolist()]
         return sorted(pairs, key=lambda pair: -pair[2])
 
-# %% ../nbs/11_interpretation.ipynb #8912d511
+# %% ../nbs/11_interpretation.ipynb #58257401
 def similarity_order(
     matrix: Tensor,  # (C, C) counts, actual down, predicted across
 ) -> list[int]:  # the class numbers, each once
@@ -228,15 +228,15 @@ def _write_cells(ax, values: Tensor, colours: Tensor, norm_dec: int | None, size
         dark = colours[row, column, :3] @ torch.tensor([0.299, 0.587, 0.114], dtype=colours.dtype) < 0.55
         ax.text(column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else "black")
 
-# %% ../nbs/11_interpretation.ipynb #85a93bce
+# %% ../nbs/11_interpretation.ipynb #22d2f151
 def _confusion_axes(names: Sequence[str], figsize: tuple | None, dpi: float | None):
     "Axes with room for these names: (axes, font size)."
     import matplotlib.pyplot as plt
 
     count, longest = len(names), max(map(len, names))
     cell = min(0.6, max(0.21, 5 / count))
-    margin = 0.075 * longest + 0.6
-    figure, ax = plt.subplots(figsize=figsize or (count * cell + margin, count * cell + margin), dpi=dpi, layout="constrained")
+    margin, side = 0.075 * longest + 0.6, min(count * cell, 28)  # a thousand classes shall not make a wall of a picture
+    figure, ax = plt.subplots(figsize=figsize or (side + margin, side + margin), dpi=dpi, layout="constrained")
     size = min(10, max(5, 72 * (min(figure.get_size_inches()) - margin) / count * 0.55))
     for axis, rotation in (ax.xaxis, 90 if longest * count > 40 else 0), (ax.yaxis, 0):
         axis.set_ticks(range(count), names, rotation=rotation, fontsize=size)
@@ -342,7 +342,7 @@ class Reliability(NamedTuple):
         "The expected calibration error: the mean gap between confidence and accuracy, bins weighted by their items."
         return float((self.count / self.count.sum() * (self.confidence - self.accuracy).abs()).sum())
 
-# %% ../nbs/11_interpretation.ipynb #da8de091
+# %% ../nbs/11_interpretation.ipynb #b53eec8d
 def reliability(
     probabilities: Tensor,  # (N, C)
     targets: Tensor,  # (N,) class numbers
@@ -350,13 +350,14 @@ def reliability(
 ) -> Reliability:
     "Sort the items into bins by the probability of their predicted class; bins are closed above, as in Guo et al. (2017)."
     check_range("bins", bins, 1)
-    confidence, predicted = probabilities.double().max(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
+    confidence = confidence.double()
     place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     count = torch.bincount(place, minlength=bins).double()
     summed = [torch.bincount(place, weights=values.double(), minlength=bins) / count.clamp_min(1) for values in (confidence, predicted == targets)]
     return Reliability(count, *summed)
 
-# %% ../nbs/11_interpretation.ipynb #850d2db0
+# %% ../nbs/11_interpretation.ipynb #db4cbf74
 def expected_calibration_error(
     probabilities: Tensor,  # (N, C)
     targets: Tensor,  # (N,) class numbers
@@ -365,7 +366,7 @@ def expected_calibration_error(
     "How far confidence is from accuracy on average (Naeini et al., 2015; Guo et al., 2017, arXiv:1706.04599)."
     return reliability(probabilities, targets, bins).error
 
-# %% ../nbs/11_interpretation.ipynb #7bf2d0c5
+# %% ../nbs/11_interpretation.ipynb #2798ccf5
 def with_temperature(
     probabilities: Tensor,  # (N, C)
     temperature: float,  # above 1: less sure; below 1: surer
@@ -374,7 +375,7 @@ def with_temperature(
     check_range("temperature", temperature, 0, open_low=True)
     return F.softmax(probabilities.double().clamp_min(1e-38).log() / temperature, dim=1).to(probabilities.dtype)
 
-# %% ../nbs/11_interpretation.ipynb #3ded2b76
+# %% ../nbs/11_interpretation.ipynb #9d6c66ad
 def fit_temperature(
     probabilities: Tensor,  # (N, C)
     targets: Tensor,  # (N,) class numbers
@@ -394,7 +395,7 @@ def fit_temperature(
     # data that are all right (or hopeless) would send it to 0 (or to infinity)
     return min(20.0, max(0.05, math.exp(-coldness.item())))
 
-# %% ../nbs/11_interpretation.ipynb #69aa4cce
+# %% ../nbs/11_interpretation.ipynb #8c6162f4
 def cross_fitted(
     probabilities: Tensor,  # (N, C)
     targets: Tensor,  # (N,) class numbers
@@ -449,7 +450,7 @@ class CalibrationView(Predictions):
         axes[0].legend(loc="lower right", fontsize=7)
         return figure
 
-# %% ../nbs/11_interpretation.ipynb #484cd0f5
+# %% ../nbs/11_interpretation.ipynb #3b5b0ef1
 def confident_labels(
     probabilities: Tensor,  # (N, C), predicted by a model that did not train on these items
     targets: Tensor,  # (N,) the labels given
@@ -457,14 +458,14 @@ def confident_labels(
     "Confident learning's guess at the true label: among classes at least as probable as on that class's own items on average, the most probable."
     classes = probabilities.shape[1]
     count = torch.bincount(targets, minlength=classes)
-    own = probabilities.double()[torch.arange(len(targets)), targets]
+    own = probabilities[torch.arange(len(targets)), targets].double()
     usual = torch.bincount(targets, weights=own, minlength=classes) / count.clamp_min(1)
     usual[count == 0] = 2  # no items, so no item can be confidently of this class
     confident = probabilities >= usual - 1e-6
     guess = torch.where(confident.sum(dim=1) > 1, probabilities.argmax(dim=1), confident.long().argmax(dim=1))
     return torch.where(confident.any(dim=1), guess, -1)
 
-# %% ../nbs/11_interpretation.ipynb #361ad9d9
+# %% ../nbs/11_interpretation.ipynb #36894f41
 def label_quality(
     probabilities: Tensor,  # (N, C), predicted by a model that did not train on these items
     targets: Tensor,  # (N,) the labels given
@@ -477,7 +478,7 @@ def label_quality(
     others[rows, targets] = -1
     return (own - others.amax(dim=1) + 1) / 2
 
-# %% ../nbs/11_interpretation.ipynb #88ac0ebe
+# %% ../nbs/11_interpretation.ipynb #18754d1d
 def likely_label_errors(
     probabilities: Tensor,  # (N, C), predicted by a model that did not train on these items
     targets: Tensor,  # (N,) the labels given
@@ -489,7 +490,7 @@ def likely_label_errors(
     suspicious = ((guess >= 0) & (guess != targets) & (own < probabilities.amax(dim=1))).nonzero().flatten()
     return suspicious[label_quality(probabilities, targets)[suspicious].argsort(stable=True)]
 
-# %% ../nbs/11_interpretation.ipynb #684ac60b
+# %% ../nbs/11_interpretation.ipynb #522176a9
 class LabelError(NamedTuple):
     "A label that looks wrong."
 
@@ -557,7 +558,7 @@ class PictureView(ItemView, LabelView):
         if figsize: figure.set_size_inches(figsize)
         return figure
 
-# %% ../nbs/11_interpretation.ipynb #aa69a1c8
+# %% ../nbs/11_interpretation.ipynb #84910660
 class ClassificationInterpretation(ConfusionPlot, ScoreView, CalibrationView, PictureView):
     "All the views on one set of predictions: items, confusion, scores, calibration and labels."
 
@@ -575,7 +576,7 @@ def _last_map(model: nn.Module, images: Tensor) -> nn.Module:
     if not found: raise DataError(f"no part of {type(model).__name__} yields a map (B, C, h, w), so there is no place to look at; name one with layer=…")
     return found[-1]
 
-# %% ../nbs/11_interpretation.ipynb #ae7d8a03
+# %% ../nbs/11_interpretation.ipynb #2718a584
 def grad_cam(
     model: nn.Module,  # a classifier
     images: Tensor,  # (B, 3, H, W), normalised as the model wants them
@@ -602,7 +603,36 @@ def grad_cam(
     evidence = F.interpolate(evidence, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return evidence / evidence.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
 
-# %% ../nbs/11_interpretation.ipynb #8bfce0d7
+# %% ../nbs/11_interpretation.ipynb #638426f9
+def _glowing(learner, items: Sequence, classes: Tensor | None = None) -> tuple[Tensor, list[str]]:
+    "The items as the model sees them, (N, 3, H, W) in [0, 1], each with a glow where it looks, and the classes looked for."
+    from matplotlib import colormaps
+
+    loader = learner.dls.test_dl(list(items), bs=len(items))
+    images, classes = loader.one_batch()[0], learner.get_preds(dl=loader)[0].argmax(dim=1) if classes is None else classes
+    heat = grad_cam(learner.model, images, classes).cpu()
+    colours = torch.from_numpy(colormaps["inferno"](heat.numpy())[..., :3]).permute(0, 3, 1, 2).float()
+    strength = 0.15 + 0.5 * heat[:, None]
+    return (1 - strength) * learner.dls.batch_stage.decode(images).cpu().clamp(0, 1) + strength * colours, [learner.dls.vocab[number] for number in classes.tolist()]
+
+# %% ../nbs/11_interpretation.ipynb #60a9d659
+def plot_grad_cam(
+    learner,  # a `Learner`, or anything with `model` and `dls`
+    items: Sequence,  # paths (or images) to look at
+    classes: Sequence[str] | None = None,  # whose evidence to show, one for each item; the predicted ones if None
+    nrows: int | None = None,  # rows
+    ncols: int | None = None,  # columns
+):  # the figure
+    "Show where the model looks: the brighter, the more a place speaks for the class above it."
+    if not len(items): raise ValueError("there is no item to look at")
+    numbers = None
+    if classes is not None:
+        for name in classes: check_choice("classes", name, list(learner.dls.vocab))
+        numbers = torch.tensor([list(learner.dls.vocab).index(name) for name in classes])
+    images, names = _glowing(learner, items, numbers)
+    return show_images(list(images), names, nrows, ncols)
+
+# %% ../nbs/11_interpretation.ipynb #cb3e9f16
 @dataclass(frozen=True)
 class Comparison:
     "Two models on the same items, and McNemar's exact test (1947) of whether one is better."
@@ -623,7 +653,7 @@ class Comparison:
         return (f"only the first right: {self.only_first}, only the second right: {self.only_second}, both: {self.both}, neither: {self.neither}; "
                 f"ahead: {better}, p = {self.p_value:.3g}")
 
-# %% ../nbs/11_interpretation.ipynb #9810f2f7
+# %% ../nbs/11_interpretation.ipynb #749a9b4c
 def mcnemar(
     first: Predictions,  # one model's predictions
     second: Predictions,  # another's, of the same items in the same order
@@ -697,29 +727,29 @@ def _table(rows: Sequence[dict], digits: int = 4) -> str:
     body = "".join(f"<tr>{''.join(cell(row.get(name)) for name in columns)}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{"".join(f"<th>{html.escape(str(name))}</th>" for name in columns)}</tr></thead><tbody>{body}</tbody></table></div>'
 
-# %% ../nbs/11_interpretation.ipynb #391a31d5
+# %% ../nbs/11_interpretation.ipynb #87215611
 def _summary_section(interpretation, learner, lr_find, settings) -> str:
     "The answer first: how often it is wrong, how far that can be trusted, and four more numbers."
     error, classes = interpretation.error(), len(interpretation.vocab)
     wrong = int((interpretation.predictions != interpretation.targets).sum())
     five = min(5, classes)
     near = (interpretation.probabilities.topk(five, dim=1).indices == interpretation.targets[:, None]).any(dim=1).float().mean().item()
-    tiles = {"error": f"{error.value:.1%}", f"right among its first {five}": f"{near:.1%}", "photographs judged": f"{len(interpretation)}", "classes": f"{classes}",
+    tiles = {"error": f"{error.value:.1%}", f"right among its first {five}": f"{near:.1%}", "pictures judged": f"{len(interpretation)}", "classes": f"{classes}",
              "calibration error": f"{interpretation.calibration_error():.3f}"}
     shown = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in tiles.items())
-    return (f'<div class="tiles">{shown}</div><p>Wrong on {wrong} of {len(interpretation)} photographs. They are only a sample: '
+    return (f'<div class="tiles">{shown}</div><p>Wrong on {wrong} of {len(interpretation)} pictures. They are only a sample: '
             f"the true error may well lie between <b>{error.low:.1%}</b> and <b>{error.high:.1%}</b> (95 % interval).</p>")
 
-# %% ../nbs/11_interpretation.ipynb #e52491d9
+# %% ../nbs/11_interpretation.ipynb #f99a184d
 def _batch_section(interpretation, learner, lr_find, settings) -> str:
     "A few training items as the model gets them."
     dls = getattr(learner, "dls", None)
     if not hasattr(getattr(dls, "train", None), "one_batch"): return ""
     images, targets = dls.train.one_batch()[:2]
-    images = dls.batch_stage.decode(images[:10]) if hasattr(dls, "batch_stage") else images[:10]
-    names = [interpretation.vocab[target] for target in targets[:10].tolist()] if not targets.is_floating_point() else [""] * 10
+    images = dls.batch_stage.decode(images[:16]) if hasattr(dls, "batch_stage") else images[:16]
+    names = [interpretation.vocab[target] for target in targets[:16].tolist()] if not targets.is_floating_point() else [""] * 16
     cards = "".join(f"<figure>{_picture(image.float().clamp(0, 1), name, 160)}<figcaption>{_breakable(name)}</figcaption></figure>" for image, name in zip(images, names))
-    return f'<p>Training photographs as the model gets them: cut, turned, lit anew in every epoch.</p><div class="cards small">{cards}</div>'
+    return f'<p>Training pictures as the model gets them: cut, turned, lit anew in every epoch.</p><div class="cards small">{cards}</div>'
 
 # %% ../nbs/11_interpretation.ipynb #9a2a1fdc
 def _rate_section(interpretation, learner, lr_find, settings) -> str:
@@ -792,7 +822,7 @@ def _confusion_section(interpretation, learner, lr_find, settings, most: int = 4
     head = "".join(f"<th><span>{name}</span></th>" for name in names)
     return f'<p>{note}</p><div class="wide"><table class="matrix"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
-# %% ../nbs/11_interpretation.ipynb #11165ae7
+# %% ../nbs/11_interpretation.ipynb #3f59d697
 def _most_confused_section(interpretation, learner, lr_find, settings, pairs: int = 6) -> str:
     "The pairs confused most, each with its pictures, beside one of the class it was taken for."
     parts, vocab = [], interpretation.vocab
@@ -803,7 +833,7 @@ def _most_confused_section(interpretation, learner, lr_find, settings, pairs: in
         cards = "".join(_card(interpretation, index) for index in wrong) + "".join(_card(interpretation, index, "rightly so") for index in right)
         times = "once" if count == 1 else f"{count} times"
         parts.append(f'<div><h3>{_breakable(actual)} taken for {_breakable(predicted)}, {times}</h3><div class="cards">{cards}</div></div>')
-    return f'<div class="pairs">{"".join(parts)}</div>' if parts else "<p>No photograph was taken for another class.</p>"
+    return f'<div class="pairs">{"".join(parts)}</div>' if parts else "<p>No picture was taken for another class.</p>"
 
 # %% ../nbs/11_interpretation.ipynb #b6ddc1ff
 def _classes_section(interpretation, learner, lr_find, settings) -> str:
@@ -827,7 +857,18 @@ def _losses_section(interpretation, learner, lr_find, settings, count: int = 12)
     return ('<p>Where the model was most surprised by the label. Above each file name: the prediction and its probability, then the label and its probability.</p>'
             f'<div class="cards">{"".join(_card(interpretation, place) for place in places)}</div>')
 
-# %% ../nbs/11_interpretation.ipynb #6cf35e5c
+# %% ../nbs/11_interpretation.ipynb #4c8417fe
+def _looks_section(interpretation, learner, lr_find, settings, count: int = 6) -> str:
+    "Where the model looks in the pictures it erred on most; nothing without a learner, or for a network without maps."
+    if interpretation.items is None or not hasattr(getattr(learner, "dls", None), "test_dl"): return ""
+    places = interpretation.top_losses(min(count, len(interpretation)))[1].tolist()
+    try: images, names = _glowing(learner, [interpretation.items[place] for place in places])
+    except (DataError, OSError): return ""
+    cards = "".join(f"<figure>{_picture(image, name)}<figcaption>sees <b>{_breakable(name)}</b><br>is <b>{_breakable(interpretation.record(place).actual)}</b></figcaption></figure>"
+                    for image, name, place in zip(images, names, places))
+    return f'<p>The pictures with the largest losses again, as the model gets them. Bright is what speaks for its answer (Grad-CAM).</p><div class="cards">{cards}</div>'
+
+# %% ../nbs/11_interpretation.ipynb #72cb0b1f
 def _calibration_section(interpretation, learner, lr_find, settings) -> str:
     "Whether its probabilities can be taken at their word."
     error, temperature = interpretation.calibration_error(), interpretation.temperature()
@@ -838,40 +879,44 @@ def _calibration_section(interpretation, learner, lr_find, settings) -> str:
     ax.legend(fontsize=8, frameon=False, loc="upper left")
     manner = "too sure of itself" if temperature > 1.05 else "too modest" if temperature < 0.95 else "about as sure as it is right"
     return (f"<p>The model is <b>{manner}</b>: its confidence is off by {error:.1%} on average (expected calibration error, 15 bins). Dividing its activations by a "
-            f"temperature of {temperature:.2f} would bring that to {scaled:.1%}, measured on photographs that the temperature was not fitted on.</p>{_svg(figure, 'Share right over confidence')}")
+            f"temperature of {temperature:.2f} would bring that to {scaled:.1%}, measured on pictures that the temperature was not fitted on.</p>{_svg(figure, 'Share right over confidence')}")
 
-# %% ../nbs/11_interpretation.ipynb #676c79d8
+# %% ../nbs/11_interpretation.ipynb #f9314186
 def _labels_section(interpretation, learner, lr_find, settings, count: int = 12) -> str:
     "Labels that look wrong, to be checked by a person."
     found = interpretation.label_errors()
+    if interpretation.error().value > 0.5: return "<p>The model is wrong more often than right, so its opinion of the labels is worth little.</p>"
     if not found: return "<p>No label looks wrong.</p>"
     cards = "".join(_card(interpretation, error.index, f"label quality {error.quality:.2f}") for error in found[:count])
     return (f"<p>{len(found)} labels may be wrong, by confident learning; the {min(count, len(found))} most suspicious are shown. "
             f'The model may also simply be mistaken: look before you change anything.</p><div class="cards">{cards}</div>')
 
-# %% ../nbs/11_interpretation.ipynb #d2101d9b
+# %% ../nbs/11_interpretation.ipynb #322f7817
 def _made_section(interpretation, learner, lr_find, settings) -> str:
     "Versions, seed, settings: what it takes to make this again."
     import platform
     from datetime import datetime
-    from importlib import metadata
 
-    facts = {"made": datetime.now().strftime("%Y-%m-%d %H:%M"), "python": platform.python_version(), **{name: metadata.version(name) for name in ("petbook", "torch", "torchvision")}}
+    import torchvision
+
+    from petbook import __version__
+
+    facts = {"made": datetime.now().strftime("%Y-%m-%d %H:%M"), "petbook": __version__, "python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
     dls = getattr(learner, "dls", None)
     for name, source in ("seed", dls), ("device", dls), ("precision", learner):
         if getattr(source, name, None) is not None: facts[name] = getattr(source, name)
-    if hasattr(getattr(dls, "train", None), "dataset"): facts["training photographs"] = len(dls.train.dataset.items)
+    if hasattr(getattr(dls, "train", None), "dataset"): facts["training pictures"] = len(dls.train.dataset.items)
     if learner is not None: facts["parameters"] = f"{sum(weights.numel() for weights in learner.model.parameters()):,}"
     rows = "".join(f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>" for name, value in (facts | dict(settings or {})).items())
     return f'<div class="wide"><table class="facts"><tbody>{rows}</tbody></table></div>'
 
-# %% ../nbs/11_interpretation.ipynb #b13a4015
+# %% ../nbs/11_interpretation.ipynb #508575de
 _sections = {
     "summary": ("How good is it?", _summary_section), "batch": ("What it learned from", _batch_section),
     "learning rate": ("Finding the learning rate", _rate_section), "training": ("Training", _training_section),
     "results": ("Epoch by epoch", _results_section), "confusion": ("What is taken for what", _confusion_section),
     "most confused": ("Most confused", _most_confused_section), "classes": ("Class by class", _classes_section),
-    "losses": ("Largest losses", _losses_section), "calibration": ("Can its probabilities be trusted?", _calibration_section),
+    "losses": ("Largest losses", _losses_section), "looks": ("Where it looks", _looks_section), "calibration": ("Can its probabilities be trusted?", _calibration_section),
     "labels": ("Labels that look wrong", _labels_section), "made": ("How this was made", _made_section),
 }
 
@@ -901,7 +946,7 @@ table{border-collapse:collapse;font-size:.86rem}th,td{padding:.28rem .7rem;borde
 @media print{section{break-inside:avoid;border:0}nav{display:none}}
 """
 
-# %% ../nbs/11_interpretation.ipynb #1c63d98b
+# %% ../nbs/11_interpretation.ipynb #ad226450
 def write_report(
     interpretation: ClassificationInterpretation,  # what the model said
     file: str | Path,  # the HTML file to write, whole or not at all
