@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from petbook.backbones import MobileNetV1, petnet
+from petbook.backbones import petnet
 from petbook.core import atomic_path, cache_folder, isolated_randomness, random_stream
 from petbook.pets import BREEDS, DRAWING, draw_pet, get_pets, imaginary_breed
 
@@ -81,7 +82,7 @@ def train(images, args):
     (breeds, pictures), named = images.shape[:2], traits([made_up(number, args.seed) for number in range(len(images))])
     held_out = max(1, pictures // 20)
     train_x, labels = images[:, held_out:].flatten(0, 1), torch.arange(breeds).repeat_interleave(pictures - held_out)
-    with isolated_randomness(args.seed, "petnet"): trunk, head = MobileNetV1(width=0.5), torch.nn.Linear(512, breeds + named.shape[1])
+    with isolated_randomness(args.seed, "petnet"): trunk, head = petnet(args.start), torch.nn.Linear(512, breeds + named.shape[1])
     model = torch.nn.Sequential(trunk, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), head).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.epochs * (len(labels) // args.batch), pct_start=0.2)
@@ -100,7 +101,6 @@ def train(images, args):
             schedule.step()
             right += (logits[:, :breeds].argmax(1) == labels[rows]).float().mean().item() / len(batches)
         print(f"epoch {epoch}, {size} px: loss {loss.item():.3f}, right in training {right:.3f}, {time.time() - began:.0f} s", flush=True)
-        if args.checkpoint: save(trunk, args.checkpoint, f"{epoch + 1} of {args.epochs} epochs")
     guess = predict(model.eval(), images[:, :held_out].flatten(0, 1), args.size)[:, :breeds].argmax(1)
     return trunk, (guess == torch.arange(breeds).repeat_interleave(held_out)).float().mean().item()
 
@@ -122,23 +122,23 @@ def predict(model, images, size):
 def check(trunk, folder, size):
     "Error of a linear probe on frozen pooled features of the 37 breeds: 5-fold, each fold has 4 of the 20 pictures of a breed."
     images = [ImageOps.fit(Image.open(folder / "images" / f"{breed}_{n}.jpg"), (size, size)) for breed in BREEDS for n in range(1, 21)]
-    x = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
-    features = predict(torch.nn.Sequential(trunk.eval(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()), x, size)
-    labels, fold, wrong = torch.arange(37).repeat_interleave(20), torch.arange(len(x)) % 5, 0
+    x, labels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2), torch.arange(37).repeat_interleave(20)
+    features = predict(torch.nn.Sequential(trunk.eval(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()), x, size).double()
+    wrong = 0
     for part in range(5):
-        inside = fold != part
-        z = (features - features[inside].mean(0)) / (features[inside].std(0) + 1e-6)
-        weight = torch.zeros(37, z.shape[1] + 1, requires_grad=True)
+        inside = torch.arange(len(x)) % 5 != part
+        z = F.pad((features - features[inside].mean(0)) / features[inside].std(0).clamp(min=1e-30), (0, 1), value=1.0)
+        weight = torch.zeros(z.shape[1], 37, dtype=torch.double, requires_grad=True)
         solver = torch.optim.LBFGS([weight], max_iter=200, line_search_fn="strong_wolfe")
 
         def closure():
             solver.zero_grad()
-            loss = F.cross_entropy(z[inside] @ weight[:, 1:].T + weight[:, 0], labels[inside]) + 1e-3 * weight[:, 1:].square().sum()
+            loss = F.cross_entropy(z[inside] @ weight, labels[inside]) + 3e-3 * weight.square().sum()
             loss.backward()
             return loss
 
         solver.step(closure)
-        wrong += ((z[~inside] @ weight[:, 1:].T + weight[:, 0]).argmax(1) != labels[~inside]).sum().item()
+        wrong += ((z[~inside] @ weight).argmax(1) != labels[~inside]).sum().item()
     return wrong / len(labels)
 
 
@@ -148,7 +148,7 @@ def main():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--out", type=Path, default=ROOT / "petbook" / "weights" / "petnet.safetensors")
-    parser.add_argument("--checkpoint", type=Path, help="also write the weights here after each epoch")
+    parser.add_argument("--start", type=Path, help="weights to go on from, instead of random ones")
     parser.add_argument("--check-only", action="store_true")
     args = parser.parse_args()
     began, result = time.time(), {}
@@ -156,10 +156,12 @@ def main():
         trunk, score = train(draw_all(args), args)
         told = (f"{args.breeds} imaginary breeds, {args.pictures} drawn pictures each (drawing {DRAWING}), none of the 37 breeds of petbook; "
                 f"breed and traits, up to {args.size} px, {args.epochs} epochs, seed {args.seed}")
+        if args.start:
+            with safe_open(args.start, "pt") as file: told += "; going on from: " + (file.metadata() or {}).get("trained_on", str(args.start))
         save(trunk, args.out, told)
         result = {"trained_on": told, "right_on_held_out_imaginary": round(score, 4), "minutes": round((time.time() - began) / 60, 1)}
     folder = get_pets("sketch")
-    with isolated_randomness(args.seed, "petnet"): random_trunk = MobileNetV1(width=0.5)
+    with isolated_randomness(args.seed, "petnet"): random_trunk = petnet(None)
     for name, trunk in {"petnet": petnet(args.out), "random": random_trunk}.items():
         result |= {f"probe_error_{name}_{size}": round(check(trunk, folder, size), 4) for size in (128, 224)}
     print(json.dumps(result, indent=1))
