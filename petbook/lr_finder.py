@@ -182,7 +182,7 @@ def as_suggestion(
     if isinstance(answer, Suggestion): return answer
     return Suggestion(*answer) if isinstance(answer, tuple) else Suggestion(answer)
 
-# %% ../nbs/07_lr_finder.ipynb #20d4338c
+# %% ../nbs/07_lr_finder.ipynb #6aaafef5
 def plot_lr_find(
     result: LRFind,  # what `lr_find` gave
     skip_end: int = 5,  # leave out so many batches at the end
@@ -191,7 +191,7 @@ def plot_lr_find(
     "Plot raw and smoothed loss over the rate, and mark the suggestions that were asked for."
     import matplotlib.pyplot as plt
 
-    if ax is None: _, ax = plt.subplots(figsize=(6, 3.4), dpi=90, layout="constrained")
+    if ax is None: _, ax = plt.subplots(figsize=(6, 3.4), dpi=85, layout="constrained")
     shown = slice(0, max(len(result.lrs) - skip_end, 1))
     ax.plot(result.lrs[shown], result.losses[shown], color="C0", alpha=0.25, linewidth=1, label="each batch")
     ax.plot(result.lrs[shown], result.smoothed[shown], color="C0", label="smoothed")
@@ -202,7 +202,7 @@ def plot_lr_find(
         if suggestion.point: ax.plot(*suggestion.point, "o", color=f"C{number}", label=f"{name}: {suggestion.lr:.1e}")
     heights = [loss for loss in result.smoothed[shown] if math.isfinite(loss)]
     if heights:
-        room = 0.15 * (max(heights) - min(heights)) or 0.1
+        room = max(0.15 * (max(heights) - min(heights)), 0.01 * abs(heights[0]))
         ax.set_ylim(min(heights) - room, max(heights) + room)
     ax.set(title=result.reason[:70] or "learning-rate finder", xlabel="learning rate", ylabel="loss", xscale="log")
     ax.legend(fontsize=8)
@@ -229,7 +229,7 @@ def no_trace(
             trainer.load_state_dict(state)
             set_loader_state(trainer.dls.train, place)
 
-# %% ../nbs/07_lr_finder.ipynb #094fd969
+# %% ../nbs/07_lr_finder.ipynb #c88b9849
 class LRFinder(Callback):
     "Raises the rate with every batch, and stops when the loss explodes, stops being finite, or all batches are done."
     order, run_lr_find = 200, True
@@ -242,8 +242,8 @@ class LRFinder(Callback):
         stop_div: bool = True,  # stop when the smoothed loss is above four times its lowest?
     ):
         self.ends = list(zip(*(rates if isinstance(rates, Sequence) else [rates] for rates in (start_lr, end_lr))))
-        self.num_it, self.stop_div, self.lrs, self.losses, self.note = num_it, stop_div, [], [], ""
-        self.mean, self.best, self.waiting, self.meter = 0.0, math.inf, None, None
+        self.num_it, self.stop_div, self.lrs, self.losses, self.note, self.meter = num_it, stop_div, [], [], "", None
+        self.mean, self.best, self.waiting = 0.0, math.inf, None
 
     def before_fit(self, trainer) -> None: self.meter = Meter(self.num_it, "learning-rate finder", line_display())
 
@@ -265,9 +265,8 @@ class LRFinder(Callback):
     def take(self, loss: float) -> None:
         "Note a loss; end the probe if it says so."
         self.losses.append(loss)
-        count, at = len(self.losses), f"at a rate of {self.lrs[len(self.losses) - 1]:.1e}"
-        self.mean = 0.98 * self.mean + 0.02 * loss
-        now = self.mean / (1 - 0.98**count)
+        self.mean, at = 0.98 * self.mean + 0.02 * loss, f"at a rate of {self.lrs[len(self.losses) - 1]:.1e}"
+        now = self.mean / (1 - 0.98 ** len(self.losses))
         if not math.isfinite(loss): self.note = f"the loss stopped being finite {at}"
         elif self.stop_div and now > 4 * min(self.best, now): self.note = f"stopped {at}, the loss had grown fourfold"
         self.best = min(self.best, now)

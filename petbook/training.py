@@ -800,7 +800,7 @@ class TableDisplay:
         if self.handle is None: self.handle = display(shown, display_id=True)
         else: self.handle.update(shown)
 
-# %% ../nbs/06_training.ipynb #a74c3fd1
+# %% ../nbs/06_training.ipynb #eb411ca8
 class Progress(Callback):
     "Shows a bar for each pass and a row for each epoch. `bar` and `table` switch them off."
     order = -50
@@ -826,7 +826,7 @@ class Progress(Callback):
     def before_validate(self, trainer) -> None: self.open(trainer, trainer.dls.valid, f"epoch {trainer.epoch}, validate")
 
     def after_batch(self, trainer) -> None:
-        if self.meter: self.meter.update(lambda: f"loss {float(trainer.loss):.3f}")
+        if self.meter: self.meter.update(lambda: f"loss {float(trainer.loss.detach()):.3f}")
 
     def close(self, trainer) -> None:
         "Take the bar away."
