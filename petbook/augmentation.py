@@ -1027,7 +1027,7 @@ def make_steps(
         steps += [ErasingStep(tfm, in_place=bool(fused)) for tfm in ranked if isinstance(tfm, RandomErasing)]
     return steps
 
-# %% ../nbs/03_augmentation.ipynb #5f35e2d3
+# %% ../nbs/03_augmentation.ipynb #87460b19
 class StageSettings:
     "The list of transforms that a stage was made from, and what can be read off it."
 
@@ -1062,9 +1062,15 @@ class StageSettings:
         "A stage that also normalises; a normalisation that is there already is kept."
         return type(self)(self.tfms if self.normalize else [*self.tfms, Normalize(mean, std)])
 
+    def config(
+        self,
+    ) -> dict:  # as JSON can hold it
+        "What `BatchStage.from_config` needs to build this stage again."
+        return {"name": "BatchStage", "tfms": [transform_config(tfm) for tfm in self.tfms]}
+
     def __repr__(self): return f"{type(self).__name__}([{', '.join(map(repr, self.tfms))}])"
 
-# %% ../nbs/03_augmentation.ipynb #a00651bd
+# %% ../nbs/03_augmentation.ipynb #c8062f68
 class BatchStage(StageSettings):
     "What happens to a batch between the loader and the model: all geometry in one sampling, all light in one pass."
 
@@ -1100,12 +1106,6 @@ class BatchStage(StageSettings):
         "Draw, and apply."
         if generators is not None and len(generators) != len(images): raise ValueError(f"{len(images)} images need as many generators, not {len(generators)}")
         return self.apply(images, self.make_params(generators, *images.shape[-2:]))
-
-    def config(
-        self,
-    ) -> dict:  # as JSON can hold it
-        "What `from_config` needs to build this stage again."
-        return {"name": "BatchStage", "tfms": [transform_config(tfm) for tfm in self.tfms]}
 
     @staticmethod
     def from_config(
