@@ -9,7 +9,7 @@ __all__ = ['get_files', 'get_image_files', 'RegexLabeller', 'using_attr', 'paren
            'Loader', 'default_workers', 'DataLoaders', 'Datasets', 'DataBlock', 'Summary', 'ImageReport',
            'verify_images', 'ImageDataLoaders']
 
-# %% ../nbs/04_datablock.ipynb #bc07b929
+# %% ../nbs/04_datablock.ipynb #5b434f5b
 import base64
 import csv
 import html
@@ -50,7 +50,7 @@ from petbook.core import (
     show_images,
     tensor_to_image,
 )
-from .presizing import ItemStage, open_image
+from .presizing import ItemStage, ItemTransform, open_image
 
 # %% ../nbs/04_datablock.ipynb #f7b8f782
 image_suffixes = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .jp2 .tga .avif .heic .heif".split())
@@ -801,7 +801,7 @@ class LoaderViews(Position):
 
     def __repr__(self): return f"Loader({self.dataset}, bs={self.bs}, {len(self)} batches, epoch={self.epoch}, num_workers={self.num_workers})"
 
-# %% ../nbs/04_datablock.ipynb #7937c619
+# %% ../nbs/04_datablock.ipynb #591f23c8
 @dataclass(repr=False)
 class Loader(LoaderViews):
     "Batches of one dataset: read by torch's `DataLoader`, finished on the device by the batch stage."
@@ -843,6 +843,8 @@ class Loader(LoaderViews):
         if not self.moved: self.epoch, self.batch = epoch + self.fitting, 0
 
     def __iter__(self): return ((batch.x, batch.y) for batch in self.batches())
+
+    def __getstate__(self): return self.__dict__ | {"reader": None}  # a copy starts workers of its own
 
     def __len__(self): return len(cut_batches(range(len(self.dataset)), self.bs, self.fitting))
 
@@ -907,7 +909,7 @@ def note_failures(
         if loader.on_error == "raise" or not isinstance(error, ImageError): raise error
         loader.skipped.setdefault(str(loader.dataset.items[index]), error.reason)
 
-# %% ../nbs/04_datablock.ipynb #f7d41589
+# %% ../nbs/04_datablock.ipynb #98af2d73
 def report_skipped(
     loader: Loader,  # after a pass
 ) -> None:
@@ -917,7 +919,7 @@ def report_skipped(
     if len(loader.skipped) >= len(loader.dataset): raise DataError(f"none of the {len(loader.dataset)} images can be read, for instance {new[0][0]}: {new[0][1]}")
     if not new: return
     lines = [f"  {file}: {reason}" for file, reason in new[:10]] + ["  … all of them are in loader.skipped"] * (len(new) > 10)
-    warnings.warn(f"{len(new)} of {len(loader.dataset)} images were left out:\n" + "\n".join(lines), stacklevel=3)
+    warnings.warn(f"left out {len(new)} of {len(loader.dataset)} images:\n" + "\n".join(lines), stacklevel=3)
 
 # %% ../nbs/04_datablock.ipynb #f0700c36
 def first_batch(
@@ -1081,14 +1083,14 @@ class DataLoaders(LoaderPair):
         for loader in (self.train, self.valid): loader.device, loader.reader = default_device(device), None
         return self
 
-# %% ../nbs/04_datablock.ipynb #24acced5
+# %% ../nbs/04_datablock.ipynb #552b8515
 def changed(
     loader: Loader,  # to copy
     **changes,  # fields of `Loader`
 ) -> Loader:
     "Copy a loader with other fields; the copy stands where the loader does."
     copied = replace(loader, **changes)
-    copied.load_state_dict(loader.state_dict())
+    copied.load_state_dict({"epoch": loader.epoch, "batch": loader.start})
     return copied
 
 # %% ../nbs/04_datablock.ipynb #8096b42e
@@ -1147,7 +1149,7 @@ def unlabelled(
         "Mend get_y, rename these files or take them away, or leave them out with on_error='skip'"
     )
 
-# %% ../nbs/04_datablock.ipynb #43ae5b11
+# %% ../nbs/04_datablock.ipynb #13d54113
 def split_items(
     splitter: Callable,  # items (and labels) -> positions in train, positions in valid
     items: Sequence,  # what to split
@@ -1161,7 +1163,7 @@ def split_items(
     for name, side in (("training", train), ("validation", valid)):
         if not side: raise DataError(f"{called(splitter)} leaves no item for {name} ({len(items)} items in all: {len(train)} train, {len(valid)} valid); choose another splitter, or add items")
     both = set(train) & set(valid)
-    if both: raise DataError(f"{called(splitter)} puts {len(both)} items on both sides, for instance {items[min(both)]}; validation would only measure memory")
+    if both: raise DataError(f"{called(splitter)} puts items on both sides ({len(both)}, for instance {items[min(both)]}); validation would only measure memory")
     if len(train) < 2: raise DataError(f"{called(splitter)} leaves one item for training; batch norm needs at least two")
     return train, valid
 
@@ -1180,14 +1182,14 @@ class Datasets:
 
     def __repr__(self): return f"Datasets: {len(self.train)} train, {len(self.valid)} valid, {len(self.vocab)} classes, {len(self.left_out)} left out"
 
-# %% ../nbs/04_datablock.ipynb #79301f8b
+# %% ../nbs/04_datablock.ipynb #aa52dfef
 def warn_of_unseen(
     counts: dict[str, tuple[int, int]],  # class -> how many in train, how many in valid
 ) -> None:
     "Warn about classes that stand in validation but not in training: no model can learn them."
     unseen = [f"{name!r} ({valid})" for name, (train, valid) in counts.items() if valid and not train]
     if not unseen: return
-    warnings.warn(f"{len(unseen)} classes have items in validation but none in training, so they cannot be learnt: {', '.join(unseen[:5])}"
+    warnings.warn(f"some classes stand in validation only, so they cannot be learnt (their items): {', '.join(unseen[:5])}"
                   f"{' …' if len(unseen) > 5 else ''}; StratifiedSplitter puts some of each class on both sides", stacklevel=4)
 
 # %% ../nbs/04_datablock.ipynb #4e79a107
@@ -1330,7 +1332,7 @@ def find_items(
     if not items: raise DataError("there is no item: " + (f"get_items found nothing in {source}" if block.get_items else "the source is empty"))
     return items
 
-# %% ../nbs/04_datablock.ipynb #1ddd771c
+# %% ../nbs/04_datablock.ipynb #71cb349b
 def build_datasets(
     block: DataBlock,  # the answers
     source: object,  # what `get_items` takes
@@ -1344,7 +1346,7 @@ def build_datasets(
     if failed and on_error == "raise": raise DataError(unlabelled(items, labels, failed, block.get_y))
     kept = [position for position in range(len(items)) if position not in failed]
     left_out = {str(items[position]): reason for position, reason in failed.items()}
-    if left_out: warnings.warn(f"{len(left_out)} items were left out for want of a label, for instance {next(iter(left_out.items()))}; all are in .left_out", stacklevel=4)
+    if left_out: warnings.warn(f"left out for want of a label: {len(left_out)} of {len(labels)} items, for instance {next(iter(left_out))}; all are in .left_out", stacklevel=4)
     items, labels = [items[position] for position in kept], [labels[position] for position in kept]
     train, valid = split_items(block.splitter, items, labels, seed)
     vocab = block.blocks[1].find_vocab(labels)
@@ -1445,7 +1447,7 @@ def html_picture(
     picture.save(file, "JPEG", quality=80)
     return f"<img alt='what came out' src='data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'>"
 
-# %% ../nbs/04_datablock.ipynb #d05541ae
+# %% ../nbs/04_datablock.ipynb #91312293
 class Summary(SummaryText):
     "What happened to one item on its way through a block: `ok`, `steps`, and `problem` where it stopped."
 
@@ -1464,7 +1466,7 @@ class Summary(SummaryText):
         received: str,  # what goes in, in words
         function: Callable,  # does it
         tell: Callable = describe,  # result -> words
-        drew: str = "",  # what was drawn for it
+        drew: Callable = str,  # () -> what was drawn for it, in words; asked for after the step
         picture: Callable = thumbnail,  # result -> picture, or None
     ) -> object:  # what the function gave
         "Do one step and note it. Raises `StopSummary` if it fails."
@@ -1473,9 +1475,10 @@ class Summary(SummaryText):
         except Exception as error:
             self.problem = error
             reason = str(error) if isinstance(error, PetbookError) else f"{type(error).__name__}: {error}"
-            self.steps.append(SummaryStep(name, received, reason, drew, failed=True))
+            self.steps.append(SummaryStep(name, received, reason, failed=True))
             raise StopSummary from error
-        self.steps.append(SummaryStep(name, received, tell(result), drew, time.perf_counter() - began, picture(result)))
+        seconds = time.perf_counter() - began
+        self.steps.append(SummaryStep(name, received, tell(result), drew(), seconds, picture(result)))
         return result
 
 # %% ../nbs/04_datablock.ipynb #a841325e
@@ -1501,7 +1504,7 @@ def explain_block(
     explain_item(summary, dataset)
     explain_batch(summary, dataset, BatchStage(block.batch_steps()), bs)
 
-# %% ../nbs/04_datablock.ipynb #1298f7ba
+# %% ../nbs/04_datablock.ipynb #6ff23bfe
 def tell_counts(
     vocab: Sequence[str],  # the classes
     targets: Tensor,  # of all items
@@ -1512,9 +1515,9 @@ def tell_counts(
     train = [count for count, _ in counts.values()]
     unseen = [name for name, (count, valid) in counts.items() if valid and not count]
     note = f"; only in valid, so never learnt: {', '.join(unseen[:5])}" if unseen else ""
-    return f"{targets[0].item()}; {min(train)} to {max(train)} training items in a class{note}"
+    return f"number {targets[0].item()}; {min(train)} to {max(train)} training items in a class{note}"
 
-# %% ../nbs/04_datablock.ipynb #5cb937b9
+# %% ../nbs/04_datablock.ipynb #6fd7b350
 def explain_item(
     summary: Summary,  # to write into
     dataset: ImageDataset,  # whose first item is taken
@@ -1523,14 +1526,21 @@ def explain_item(
     image, stream = dataset.items[0], random_stream(dataset.seed, "item", 0, 0)
     for function in dataset.type_tfms: image = summary.step(getattr(function, "__name__", str(function)), describe(image), lambda: function(image))
     for place, (title, step) in enumerate(dataset.stage.steps):
-        drew = ""
-        if place:
-            copied = torch.Generator()
-            copied.set_state(stream.get_state())
-            drew = numbers(dataset.stage.tfms[place - 1].make_params(*image.shape[-2:], copied))
+        drew = str if place == 0 else draw_ahead(dataset.stage.tfms[place - 1], image, stream)
         image = summary.step(title, describe(image), lambda: step(image, stream), drew=drew)
 
-# %% ../nbs/04_datablock.ipynb #946dba51
+# %% ../nbs/04_datablock.ipynb #9fbb8dd4
+def draw_ahead(
+    tfm: ItemTransform,  # of an item stage
+    image: Tensor,  # uint8, (3, h, w): what it is about to get
+    stream: torch.Generator,  # what it is about to draw from
+) -> Callable[[], str]:  # says what it drew
+    "Remember where a stream stands, so that the same numbers can be drawn again for the report."
+    copied = torch.Generator()
+    copied.set_state(stream.get_state())
+    return lambda: numbers(tfm.make_params(*image.shape[-2:], copied))
+
+# %% ../nbs/04_datablock.ipynb #6402c703
 def explain_batch(
     summary: Summary,  # to write into
     dataset: ImageDataset,  # whose first items are taken
@@ -1547,9 +1557,12 @@ def explain_batch(
     images = summary.step("collate", f"{len(keys)} items", read)
     streams = [random_stream(dataset.seed, "batch", *key.name()) for key in keys]
     for step in stage.steps:
-        params = summary.step(f"draw for {step}", "", lambda: step.make_params(streams, *images.shape[-2:]), lambda drawn: tell_drawn(step, drawn))
-        shown = lambda batch: thumbnail(stage.decode(batch)[0])
-        images = summary.step(str(step), describe(images), lambda: step.apply(images, params), picture=shown)
+        drawn = []
+        def run():
+            drawn.append(step.make_params(streams, *images.shape[-2:]))
+            return step.apply(images, drawn[0])
+        title = " + ".join(type(tfm).__name__ for tfm in step.tfms)
+        images = summary.step(title, describe(images), run, drew=lambda: tell_drawn(step, drawn[0]), picture=lambda batch: thumbnail(stage.decode(batch)[0]))
 
 # %% ../nbs/04_datablock.ipynb #450b1114
 def tell_drawn(
