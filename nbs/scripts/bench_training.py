@@ -188,7 +188,7 @@ def main():
     parser.add_argument("--peer-python", type=Path, help="a Python that has fastai 2.8.12")
     parser.add_argument("--only", nargs="+", choices=["overhead", "lr_find", "epochs"], default=["overhead", "lr_find", "epochs"])
     parser.add_argument("--rounds", type=int, default=2, help="rounds of the epochs")
-    parser.add_argument("--images", type=int, default=185, help="drawn pets for the epochs")
+    parser.add_argument("--images", type=int, default=160, help="drawn pets for the epochs (a multiple of 160 fills every batch of 32, for fastai drops a last one that is not full)")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "training.json")
     parser.add_argument("--system", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
