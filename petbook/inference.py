@@ -369,7 +369,7 @@ def _largest_size(config: object) -> float:
     numbers = [number for name, value in config.items() if name.endswith("size") for number in (value if isinstance(value, list) else [value]) if isinstance(number, (int, float))]
     return max([*numbers, *map(_largest_size, config.values())], default=0)
 
-# %% ../nbs/12_inference.ipynb #e22d4376
+# %% ../nbs/12_inference.ipynb #a1462a3d
 def check_manifest(
     manifest: dict,  # from `read_model_file`
     file: Path,  # for the message
@@ -379,6 +379,9 @@ def check_manifest(
     vocab, model = manifest["vocab"], manifest["model"]
     if not vocab or not all(isinstance(name, str) for name in vocab) or len(set(vocab)) < len(vocab):
         raise ModelFileError(f"{file}: its vocabulary must be a list of different names, and is {str(vocab)[:60]}")
+    size = manifest["image_size"]
+    if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in size): raise ModelFileError(f"{file}: 'image_size' in its manifest is {str(size)[:60]}, not a height and a width")
+    if manifest["activation"] not in ("softmax", "none"): raise ModelFileError(f"{file}: it asks for the activation {manifest['activation'][:60]!r}; this petbook knows softmax and none")
     if _largest_size([manifest["item_stage"], manifest["batch_stage"]]) > LARGEST_SIDE:
         raise ModelFileError(f"{file}: it asks for images of more than {LARGEST_SIDE} pixels a side, which would exhaust memory")
     if model is None: return
@@ -386,6 +389,15 @@ def check_manifest(
     if extra := sorted(model.keys() - _MODEL_KINDS): raise ModelFileError(f"{file}: its architecture names {extra[0]!r}, which petbook does not write")
     if model["n_out"] != len(vocab): raise ModelFileError(f"{file}: its vocabulary has {len(vocab)} names, but its head answers with {model['n_out']} numbers")
     if len(model["lin_ftrs"] or ()) > 16: raise ModelFileError(f"{file}: its head has {len(model['lin_ftrs'])} layers, and no head of petbook's has more than 16")
+
+# %% ../nbs/12_inference.ipynb #c1ad21fb
+def _read_and_check(file: Path) -> tuple[dict, dict[str, Tensor]]:
+    "A file's manifest and weights, both checked; a manifest nested without end must not end in Python's own error."
+    try:
+        manifest, tensors = read_model_file(file)
+        check_manifest(manifest, file)
+    except RecursionError: raise ModelFileError(f"{file}: its manifest is nested too deeply; it is damaged, or made to exhaust memory") from None
+    return manifest, tensors
 
 # %% ../nbs/12_inference.ipynb #4e85b6a4
 def _check_weights(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
@@ -421,12 +433,13 @@ def rebuild_model(
     model.load_state_dict(tensors)
     return model
 
-# %% ../nbs/12_inference.ipynb #8ea9413a
+# %% ../nbs/12_inference.ipynb #4a59b95a
 def _fill_given(model: nn.Module, manifest: dict, tensors: dict[str, Tensor], file: Path) -> nn.Module:
     "Fill a network that the caller built, and try it."
     _check_weights(model, tensors, file)
     model.load_state_dict(tensors)
-    with torch.no_grad(): answer = model.eval()(torch.zeros(1, 3, *manifest["image_size"], device=next(model.parameters()).device))
+    device = next((parameter.device for parameter in model.parameters()), None)
+    with torch.no_grad(): answer = model.eval()(torch.zeros(1, 3, *manifest["image_size"], device=device))
     if answer.shape[-1] != len(manifest["vocab"]): raise ModelFileError(f"{file}: its vocabulary has {len(manifest['vocab'])} names, but the model passed answers with {answer.shape[-1]} numbers")
     return model
 
@@ -438,7 +451,7 @@ def _stages(manifest: dict, item_tfms, batch_tfms, file: Path) -> tuple[ItemStag
             BatchStage.from_config(manifest["batch_stage"]) if batch_tfms is None else BatchStage(batch_tfms))
     except (ModelFileError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error: raise ModelFileError(f"{file}: its transforms cannot be built again: {error}") from error
 
-# %% ../nbs/12_inference.ipynb #5509e949
+# %% ../nbs/12_inference.ipynb #f8c07f75
 def load_learner(
     file: str | Path,  # a file that `export_learner` wrote
     model: nn.Module | None = None,  # a network of your own to fill; None builds the one that the file names
@@ -449,8 +462,7 @@ def load_learner(
 ) -> Predictor:
     "Make a `Predictor` from a file. Nothing in the file is run. Raises `ModelFileError` for a file that is damaged, hostile or of another kind."
     file = Path(file)
-    manifest, tensors = read_model_file(file)
-    check_manifest(manifest, file)
+    manifest, tensors = _read_and_check(file)
     item_stage, batch_stage = _stages(manifest, item_tfms, batch_tfms, file)
     model = rebuild_model(manifest, tensors, file) if model is None else _fill_given(model, manifest, tensors, file)
     if precision is None: precision = "fp32" if manifest["precision"] == "fp32" else "auto"
