@@ -21,10 +21,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .core import DataError, DownloadError, atomic_path, cache_folder, check_choice, check_range, stream_seed
 
-# %% ../nbs/01_pets.ipynb #c8ff0ae1
+# %% ../nbs/01_pets.ipynb #f0b6629a
 COLOURS = {
-    "black": (42, 39, 41), "charcoal": (66, 62, 62), "grey": (132, 133, 138), "blue": (108, 116, 128), "silver": (188, 188, 186),
-    "white": (240, 237, 231), "cream": (232, 214, 184), "ivory": (238, 226, 206), "fawn": (206, 164, 114), "wheat": (216, 180, 128),
+    "black": (54, 51, 53), "charcoal": (76, 73, 73), "grey": (132, 133, 138), "blue": (108, 116, 128), "silver": (188, 188, 186),
+    "white": (229, 226, 220), "cream": (232, 214, 184), "ivory": (238, 226, 206), "fawn": (206, 164, 114), "wheat": (216, 180, 128),
     "gold": (206, 146, 74), "orange": (208, 126, 56), "red": (172, 92, 44), "ruddy": (164, 104, 62), "tan": (186, 122, 66),
     "brown": (112, 74, 48), "liver": (88, 52, 40), "seal": (72, 52, 45), "steel": (84, 90, 102), "pink": (228, 176, 160),
     "bronze": (158, 120, 78), "mahogany": (126, 62, 36), "lilac": (176, 158, 156), "rust": (150, 82, 44),
@@ -101,26 +101,25 @@ def read_coat(coat: str) -> tuple[str, list[tuple[str, str]]]:
         pairs.append((words[0], words[1]))
     return base, pairs
 
-# %% ../nbs/01_pets.ipynb #7c17c54b
+# %% ../nbs/01_pets.ipynb #f8e07f05
 CATS = {
     "Abyssinian": dict(coats="ruddy, black ticked, cream belly, cream muzzle, black tailtip"
         " | red, brown ticked, cream belly, cream muzzle", eyes="amber green", ear_size=1.2, face=0.93, legs=0.62, body=0.3, fluff=0.1, nose="rust"),
     "Bengal": dict(coats="gold, black rosettes, cream belly, white muzzle, black tailtip"
         " | bronze, black rosettes, cream belly, black tailtip", eyes="green amber yellow", ear_size=0.85, face=0.98, legs=0.6, body=0.45, fluff=0.1, nose="rust"),
-    "Birman": dict(coats="ivory, seal points, white gloves | ivory, seal points, white gloves | ivory, blue points, white gloves",
+    "Birman": dict(coats="ivory, seal points, white gloves",
         eyes="blue", ear_size=0.8, muzzle=0.42, face=1.06, legs=0.45, body=0.55, tail="plume", fluff=0.7, nose="seal"),
     "Bombay": dict(coats="black", eyes="copper amber yellow", ear_size=0.85, muzzle=0.35, face=1.06, fluff=0.05),
     "British_Shorthair": dict(coats="blue | blue | grey",
         eyes="copper amber", ear_size=0.65, muzzle=0.33, face=1.2, legs=0.4, body=0.75, fluff=0.3, nose="charcoal", head=1.08),
     "Egyptian_Mau": dict(coats="silver, charcoal spots, white belly, charcoal tailtip | silver, charcoal spots, white belly"
         " | bronze, black spots, cream belly, black tailtip", eyes="green green yellow", ear_size=0.95, face=0.97, legs=0.6, body=0.38, fluff=0.1, nose="rust"),
-    "Maine_Coon": dict(coats="brown, black tabby, cream muzzle, cream chest | brown, black tabby, white chest, white muzzle"
-        " | orange, red tabby, white chest, white muzzle", eyes="green amber hazel",
+    "Maine_Coon": dict(coats="brown, black tabby, cream muzzle, cream chest | brown, black tabby, white chest, white muzzle", eyes="green amber hazel",
         ears="tufted", ear_size=1.25, muzzle=0.72, body=0.7, tail="plume", fluff=0.85, nose="rust"),
     "Persian": dict(coats="cream | silver | cream | white", eyes="copper amber blue", ear_size=0.62,
         muzzle=0.0, face=1.25, legs=0.3, body=0.75, tail="plume", fluff=1.0, eye_size=1.2, nose="pink", head=1.1),
-    "Ragdoll": dict(coats="ivory, seal points | ivory, seal points, white bicolour, white chest, white gloves"
-        " | ivory, blue points | ivory, seal points, white gloves", eyes="blue", ear_size=0.8, muzzle=0.45,
+    "Ragdoll": dict(coats="ivory, seal points, white bicolour, white chest, white gloves"
+        " | ivory, seal points, white bicolour, white chest, white gloves | ivory, seal points", eyes="blue", ear_size=0.8, muzzle=0.45,
         face=1.08, legs=0.45, body=0.65, tail="plume", fluff=0.75, nose="seal"),
     "Russian_Blue": dict(coats="blue | grey | blue", eyes="green", ear_size=1.05, muzzle=0.45, face=0.95, legs=0.6, body=0.3, fluff=0.12,
         nose="charcoal"),
@@ -130,29 +129,29 @@ CATS = {
         face=0.86, legs=0.6, body=0.4, fluff=0.0, nose="pink", wrinkles=1.0, head=0.95),
 }
 
-# %% ../nbs/01_pets.ipynb #cb517818
+# %% ../nbs/01_pets.ipynb #e48e9dd8
 DOGS = {
-    "american_bulldog": dict(coats="white, brown eyepatch | white, tan patches", eyes="brown dark", ears="rose",
+    "american_bulldog": dict(coats="white, brown eyepatch | white, tan eyepatch | white", eyes="brown dark", ears="rose",
         ear_size=0.9, muzzle=0.38, face=1.15, snout=1.3, jowls=0.7, legs=0.55, body=0.9, tail="saber", fluff=0.05),
     "american_pit_bull_terrier": dict(coats="red, white chest | tan, white chest, white blaze | blue, white chest, white gloves", eyes="brown hazel", ears="rose", face=1.08, snout=1.12, jowls=0.25, legs=0.58, body=0.7,
         tail="saber", fluff=0.03),
-    "basset_hound": dict(coats="white, tan hound, black saddle | white, tan hound, brown saddle | white, red hound", eyes="brown", ears="long",
+    "basset_hound": dict(coats="white, red hound | white, red hound, brown saddle", eyes="brown", ears="long",
         ear_size=1.25, muzzle=0.85, face=0.95, snout=1.1, jowls=0.9, legs=0.08, body=0.75, tail="saber", fluff=0.05, wrinkles=0.4),
-    "beagle": dict(coats="white, tan hound, black saddle | white, tan hound, black saddle | white, fawn hound", eyes="brown", ears="long",
+    "beagle": dict(coats="white, tan hound, black saddle", eyes="brown", ears="long",
         ear_size=0.85, muzzle=0.6, face=0.97, jowls=0.3, body=0.55, tail="saber", fluff=0.05),
     "boxer": dict(coats="fawn, black mask, white chest, white gloves | tan, black mask, white chest, white blaze", eyes="brown dark", ears="fold", muzzle=0.25, face=1.02, snout=1.3, jowls=0.75, legs=0.68, body=0.62, tail="docked",
         fluff=0.03, wrinkles=0.3),
     "chihuahua": dict(coats="fawn | tan, white chest, white blaze | cream", ears="bat", ear_size=1.25,
         muzzle=0.3, face=1.02, snout=0.75, eye_size=1.3, head=1.18, legs=0.45, body=0.3, tail="saber", fluff=0.12),
-    "english_cocker_spaniel": dict(coats="gold | red | black", eyes="brown dark", ears="long",
+    "english_cocker_spaniel": dict(coats="gold | gold | red", eyes="brown dark", ears="long",
         ear_size=1.05, muzzle=0.6, face=0.92, snout=1.08, jowls=0.35, legs=0.4, tail="docked", fluff=0.5),
     "english_setter": dict(coats="white, charcoal roan, charcoal ears | white, orange roan, orange ears",
         eyes="brown", ears="long", ear_size=0.9, muzzle=0.88, face=0.86, snout=0.95, jowls=0.3, legs=0.65, tail="plume", fluff=0.5),
     "german_shorthaired": dict(coats="silver, liver roan, liver hood, liver saddle | silver, liver roan, liver hood",
         eyes="hazel brown", ears="long", ear_size=0.85, muzzle=0.8, face=0.9, snout=1.02, jowls=0.3, legs=0.66, tail="docked", fluff=0.03, nose="liver"),
-    "great_pyrenees": dict(coats="white | white, cream ears, cream saddle | ivory", eyes="dark brown", ears="fold", ear_size=0.95, muzzle=0.6,
+    "great_pyrenees": dict(coats="white, wheat eyepatches | white, grey eyepatches | white", eyes="dark brown", ears="fold", ear_size=0.95, muzzle=0.6,
         face=1.05, snout=1.05, jowls=0.2, legs=0.55, body=0.85, tail="plume", fluff=0.85, eye_size=0.85),
-    "havanese": dict(coats="white, black patches | cream | white, black patches, black saddle",
+    "havanese": dict(coats="cream | fawn, cream chest",
         ears="long", ear_size=0.75, muzzle=0.35, face=1.05, snout=0.95, legs=0.3, body=0.45, tail="curl", fluff=1.0, head=1.12, beard=0.4),
     "japanese_chin": dict(coats="white, black chin | white, black chin | white, red chin", ears="long", ear_size=0.75, muzzle=0.02, face=1.1,
         snout=0.85, eye_size=1.45, head=1.12, legs=0.35, body=0.38, tail="curl", fluff=0.8),
@@ -160,13 +159,13 @@ DOGS = {
         " cream spectacles", ear_size=0.8, muzzle=0.52, face=1.05, snout=0.82, body=0.6, tail="curl", fluff=1.0),
 }
 
-# %% ../nbs/01_pets.ipynb #97a631cc
+# %% ../nbs/01_pets.ipynb #1a2688ec
 DOGS |= {
     "leonberger": dict(coats="gold, black mask, brown ears | orange, black mask, brown ears", eyes="brown",
         ears="fold", muzzle=0.68, face=1.02, snout=1.05, jowls=0.3, legs=0.6, body=0.88, tail="plume", fluff=0.8, eye_size=0.85),
     "miniature_pinscher": dict(coats="black, tan tanpoints | black, rust tanpoints | red", ear_size=1.15, muzzle=0.62, face=0.88,
         snout=0.75, legs=0.62, body=0.28, tail="docked", fluff=0.02),
-    "newfoundland": dict(coats="black | black | black, white chest", eyes="brown dark", ears="fold", ear_size=0.9, muzzle=0.58,
+    "newfoundland": dict(coats="black, white chest | black | brown", eyes="brown dark", ears="fold", ear_size=0.9, muzzle=0.58,
         face=1.12, snout=1.15, jowls=0.5, body=0.98, tail="plume", fluff=0.85, eye_size=0.8),
     "pomeranian": dict(coats="orange, cream chest | orange | gold, black shaded, cream chest", ear_size=0.75, muzzle=0.3,
         face=1.08, snout=0.68, legs=0.35, tail="curl", fluff=1.0, head=1.1),
@@ -175,8 +174,8 @@ DOGS |= {
     "saint_bernard": dict(coats="white, red patches, mahogany eyepatches, white blaze"
         " | white, tan patches, mahogany eyepatches, white blaze", eyes="brown", ears="fold", ear_size=1.05, face=1.15, snout=1.25, jowls=0.9,
         legs=0.55, body=1.0, tail="plume", fluff=0.55, eye_size=0.85, wrinkles=0.3),
-    "samoyed": dict(coats="white | white | ivory", ear_size=0.85, face=1.05, snout=0.88, legs=0.52, body=0.65, tail="curl", fluff=1.0),
-    "scottish_terrier": dict(coats="black | black | charcoal, black brindle", ear_size=0.8, muzzle=0.85, face=0.88, snout=0.98, legs=0.12,
+    "samoyed": dict(coats="white", ear_size=0.85, face=1.05, snout=0.88, legs=0.52, body=0.65, tail="curl", fluff=1.0),
+    "scottish_terrier": dict(coats="charcoal, black brindle | black", ear_size=0.8, muzzle=0.85, face=0.88, snout=0.98, legs=0.12,
         body=0.6, tail="docked", fluff=0.55, beard=1.0, eye_size=0.75),
     "shiba_inu": dict(coats="red, cream urajiro | orange, white urajiro | red, white urajiro", ear_size=0.72,
         muzzle=0.48, face=1.06, snout=0.85, legs=0.55, body=0.52, tail="curl", fluff=0.35, eye_size=0.8),
@@ -1080,9 +1079,9 @@ def arrange(scene: Scene, width: int, height: int, rng) -> Stage:
     ground = origin[1] + scale * extent([solid for solid in scene.solids if solid.part <= PAW])[3]
     return Stage(width, height, scale, origin, extent(scene.solids) * scale + np.tile(origin, 2), float(ground), str(rng.choice(PLACES)))
 
-# %% ../nbs/01_pets.ipynb #2e44c767
+# %% ../nbs/01_pets.ipynb #af5e8970
 OVERSIZE = 1.35
-DRAWING = "2"  # the version of the drawing: pictures of another version are never mixed with these
+DRAWING = "3"  # the version of the drawing: pictures of another version are never mixed with these
 
 # %% ../nbs/01_pets.ipynb #38a326a1
 def draw_scene(breed: Breed, width: int, height: int, rng, details) -> Image.Image:
