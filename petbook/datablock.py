@@ -1370,13 +1370,13 @@ class SummaryStep:
     picture: Image.Image | None = None  # what came out, small
     failed: bool = False
 
-# %% ../nbs/04_datablock.ipynb #a5059864
+# %% ../nbs/04_datablock.ipynb #90b370a9
 def describe(
     value: object,  # anything that goes through the pipeline
 ) -> str:
     "Say what a value is: its kind, size and range."
     if isinstance(value, Tensor) and value.numel():
-        low, high = (f"{number:.3g}" for number in (value.min().item(), value.max().item()))
+        low, high = (f"{round(number, 3):g}" for number in (value.min().item(), value.max().item()))
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}, values {low} to {high}"
     if isinstance(value, Image.Image): return f"{value.mode} image, {value.height} x {value.width}"
     return str(value) if isinstance(value, (str, Path)) else f"{type(value).__name__} {str(value)[:60]}"
@@ -1424,13 +1424,13 @@ class SummaryText:
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("step", "in", "out", "") + ("ms",) * self.timings)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(html_row(step, self.timings) for step in self.steps)}</tbody></table><p>{html.escape(self.verdict)}</p>"
 
-# %% ../nbs/04_datablock.ipynb #d723481f
+# %% ../nbs/04_datablock.ipynb #630acd11
 def html_row(
     step: SummaryStep,
     timings: bool,  # with a column for the time?
 ) -> str:  # a table row
     "Write a step as HTML. Names of files and classes come from outside, so everything is escaped."
-    left = "style='text-align:left;vertical-align:top;overflow-wrap:anywhere'"
+    left = "style='text-align:left;vertical-align:top;overflow-wrap:anywhere;min-width:6em;max-width:22em'"
     name = f"<b style='color:#b00020'>failed: {html.escape(step.name)}</b>" if step.failed else f"<b>{html.escape(step.name)}</b>"
     drew = f"<br><small>drew {html.escape(step.drew)}</small>" if step.drew else ""
     cells = [name + drew, html.escape(step.received), html.escape(step.produced), html_picture(step.picture)]
