@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['BREEDS', 'Breed', 'breed_traits', 'draw_pet', 'imaginary_breed', 'get_pets']
 
-# %% ../nbs/01_pets.ipynb #1b84e3f9
-import io
+# %% ../nbs/01_pets.ipynb #8416f22b
 import json
 import os
 import shutil
