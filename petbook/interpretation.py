@@ -67,7 +67,7 @@ class Record(NamedTuple):
     probability: float  # of the predicted class
     probability_actual: float  # of the label
 
-# %% ../nbs/11_interpretation.ipynb #3b076aa1
+# %% ../nbs/11_interpretation.ipynb #2ca81863
 def _checked(probabilities: Tensor, targets: Tensor, losses: Tensor | None, items: Sequence | None, vocab: Sequence | None) -> None:
     "Raise `DataError` unless these fit together."
     if probabilities.ndim != 2: raise DataError(f"probabilities have shape {tuple(probabilities.shape)}, but (N, C) is expected: a row per item, a column per class")
@@ -77,7 +77,8 @@ def _checked(probabilities: Tensor, targets: Tensor, losses: Tensor | None, item
         if found is not None and len(found) != count: raise DataError(f"{count} rows of probabilities, but {len(found)} {name}")
     if vocab is not None and len(vocab) != classes: raise DataError(f"{classes} columns of probabilities, but {len(vocab)} names in the vocab")
     if targets.is_floating_point() or targets.ndim != 1: raise DataError(f"targets must be class numbers of shape ({count},), not {targets.dtype} of {tuple(targets.shape)}")
-    if targets.min() < 0 or targets.max() >= classes: raise DataError(f"targets run from {int(targets.min())} to {int(targets.max())}, but {classes} columns mean classes 0 to {classes - 1}")
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= classes: raise DataError(f"targets run from {low} to {high}, but {classes} columns mean classes 0 to {classes - 1}")
     if not torch.isfinite(probabilities).all(): raise DataError(f"row {int((~torch.isfinite(probabilities)).nonzero()[0, 0])} of the probabilities is not finite")
     sums = probabilities.sum(dim=1)
     if probabilities.min() < 0 or (sums - 1).abs().max() > 1e-2:
@@ -857,18 +858,19 @@ def _losses_section(interpretation, learner, lr_find, settings, count: int = 12)
     return ('<p>Where the model was most surprised by the label. Above each file name: the prediction and its probability, then the label and its probability.</p>'
             f'<div class="cards">{"".join(_card(interpretation, place) for place in places)}</div>')
 
-# %% ../nbs/11_interpretation.ipynb #4c8417fe
+# %% ../nbs/11_interpretation.ipynb #46e9669e
 def _looks_section(interpretation, learner, lr_find, settings, count: int = 6) -> str:
     "Where the model looks in the pictures it erred on most; nothing without a learner, or for a network without maps."
     if interpretation.items is None or not hasattr(getattr(learner, "dls", None), "test_dl"): return ""
     places = interpretation.top_losses(min(count, len(interpretation)))[1].tolist()
     try: images, names = _glowing(learner, [interpretation.items[place] for place in places])
     except (DataError, OSError): return ""
-    cards = "".join(f"<figure>{_picture(image, name)}<figcaption>sees <b>{_breakable(name)}</b><br>is <b>{_breakable(interpretation.record(place).actual)}</b></figcaption></figure>"
-                    for image, name, place in zip(images, names, places))
+    labels = [interpretation.record(place).actual for place in places]
+    cards = "".join(f"<figure>{_picture(image, name)}<figcaption>sees <b>{_breakable(name)}</b><br>is <b>{_breakable(label)}</b></figcaption></figure>"
+                    for image, name, label in zip(images, names, labels))
     return f'<p>The pictures with the largest losses again, as the model gets them. Bright is what speaks for its answer (Grad-CAM).</p><div class="cards">{cards}</div>'
 
-# %% ../nbs/11_interpretation.ipynb #72cb0b1f
+# %% ../nbs/11_interpretation.ipynb #f8ccf34e
 def _calibration_section(interpretation, learner, lr_find, settings) -> str:
     "Whether its probabilities can be taken at their word."
     error, temperature = interpretation.calibration_error(), interpretation.temperature()
@@ -878,8 +880,9 @@ def _calibration_section(interpretation, learner, lr_find, settings) -> str:
     ax.set_title("")
     ax.legend(fontsize=8, frameon=False, loc="upper left")
     manner = "too sure of itself" if temperature > 1.05 else "too modest" if temperature < 0.95 else "about as sure as it is right"
-    return (f"<p>The model is <b>{manner}</b>: its confidence is off by {error:.1%} on average (expected calibration error, 15 bins). Dividing its activations by a "
-            f"temperature of {temperature:.2f} would bring that to {scaled:.1%}, measured on pictures that the temperature was not fitted on.</p>{_svg(figure, 'Share right over confidence')}")
+    return (f"<p>The model is <b>{manner}</b>: its confidence is off by {error:.1%} on average (expected calibration error, 15 bins). "
+            f"Dividing its activations by a temperature of {temperature:.2f} would bring that to {scaled:.1%}, measured on pictures "
+            f"that the temperature was not fitted on.</p>{_svg(figure, 'Share right over confidence')}")
 
 # %% ../nbs/11_interpretation.ipynb #f9314186
 def _labels_section(interpretation, learner, lr_find, settings, count: int = 12) -> str:
@@ -891,7 +894,7 @@ def _labels_section(interpretation, learner, lr_find, settings, count: int = 12)
     return (f"<p>{len(found)} labels may be wrong, by confident learning; the {min(count, len(found))} most suspicious are shown. "
             f'The model may also simply be mistaken: look before you change anything.</p><div class="cards">{cards}</div>')
 
-# %% ../nbs/11_interpretation.ipynb #322f7817
+# %% ../nbs/11_interpretation.ipynb #1aa20c54
 def _made_section(interpretation, learner, lr_find, settings) -> str:
     "Versions, seed, settings: what it takes to make this again."
     import platform
@@ -901,7 +904,8 @@ def _made_section(interpretation, learner, lr_find, settings) -> str:
 
     from petbook import __version__
 
-    facts = {"made": datetime.now().strftime("%Y-%m-%d %H:%M"), "petbook": __version__, "python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
+    facts = {"made": datetime.now().strftime("%Y-%m-%d %H:%M"), "petbook": __version__, "python": platform.python_version(),
+             "torch": torch.__version__, "torchvision": torchvision.__version__}
     dls = getattr(learner, "dls", None)
     for name, source in ("seed", dls), ("device", dls), ("precision", learner):
         if getattr(source, name, None) is not None: facts[name] = getattr(source, name)
