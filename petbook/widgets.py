@@ -74,7 +74,7 @@ def draw_controls(
         ax.plot(0.42 + 0.38 * position, -row, "o", color="white", mec="0.4", ms=8)
         ax.text(0.84, -row, value, va="center", fontsize=8, parse_math=False)
 
-# %% ../nbs/13_widgets.ipynb #49b80960
+# %% ../nbs/13_widgets.ipynb #0c542840
 class Explorer:
     "The parent of every widget here: plain state first, a view when it is shown, a picture when it cannot be."
 
@@ -96,7 +96,7 @@ class Explorer:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         # a notebook picks the live view where it can show it, and the picture elsewhere: on the forge, on the site
         still = io.BytesIO()
-        self.static().savefig(still, format="jpeg", dpi=90, pil_kwargs={"quality": 85})
+        self.static().savefig(still, format="jpeg", dpi=90, pil_kwargs={"quality": 76})
         return self.widget._repr_mimebundle_() | {"image/jpeg": base64.b64encode(still.getvalue()).decode(), "text/plain": type(self).__name__}
 
 # %% ../nbs/13_widgets.ipynb #336dc475
