@@ -276,7 +276,7 @@ class LRFinder(Callback):
 
     def cleanup_fit(self, trainer) -> None: self.meter.close()
 
-# %% ../nbs/07_lr_finder.ipynb #eddfece0
+# %% ../nbs/07_lr_finder.ipynb #20772e23
 def lr_find(
     trainer: Trainer,  # what to find a rate for
     start_lr: float | Sequence[float] = 1e-7,  # first rate: one, or one per layer group
@@ -295,7 +295,8 @@ def lr_find(
     wanted = (minimum, steep) if suggest_funcs is None else suggest_funcs if isinstance(suggest_funcs, Sequence) else (suggest_funcs,)
     result = LRFind(finder.lrs[: len(finder.losses)], finder.losses, num_it, wanted, finder.note)
     if result.note and "finite" in result.note: print(result.note)
-    for name in dict.fromkeys(result.names):
+    if result.reason: print(f"no suggestion: {result.reason}")
+    for name in () if result.reason else dict.fromkeys(result.names):
         if result.suggestions[name].lr is None: print(f"no suggestion by {name}: {result.suggestions[name].reason}")
     if show_plot: result.plot()
     return result
