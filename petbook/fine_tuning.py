@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['freeze_to', 'freeze', 'unfreeze', 'lr_range', 'fit_one_cycle', 'fit_flat_cos', 'pooled_features', 'fit_logistic',
-           'Probe', 'linear_probe', 'fine_tune']
+           'Probe', 'linear_probe', 'hold_norms', 'fine_tune']
 
 # %% ../nbs/09_fine_tuning.ipynb #176fc617
 import math
@@ -19,7 +19,7 @@ from .backbones import Body, create_head, replace_head
 from .core import DataError, check_choice, check_range, isolated_randomness
 from .training import Callback, Trainer, autocast, flat_cos, group_parameters, kept_mode, norm_types, one_cycle
 
-# %% ../nbs/09_fine_tuning.ipynb #4ce4a237
+# %% ../nbs/09_fine_tuning.ipynb #66be1c83
 def freeze_to(
     trainer: Trainer,  # or a `Learner`
     n: int,  # the first layer group that learns; negative counts from the end
@@ -28,7 +28,7 @@ def freeze_to(
 
     Norm layers go on learning if the trainer has `train_bn=True`. Raises `ValueError` if there is no such group."""
     groups = trainer.layer_groups
-    if not -len(groups) <= n <= len(groups): raise ValueError(f"n={n}, but there are {len(groups)} layer groups")
+    if not -len(groups) <= n < len(groups): raise ValueError(f"n={n}, but there are {len(groups)} layer groups")
     first = n + len(groups) if n < 0 else n
     for number, group in enumerate(groups):
         norms = norm_parameters(group) if trainer.train_bn else set()
@@ -255,7 +255,16 @@ def linear_probe(
     l2 = min(tried, key=lambda one: tried[one][0])
     return Probe(l2, *tried[l2], tried, len(y))
 
-# %% ../nbs/09_fine_tuning.ipynb #5d588580
+# %% ../nbs/09_fine_tuning.ipynb #ecd065f0
+def hold_norms(
+    trainer: Trainer,  # or a `Learner`, made with `train_bn=False` (the default)
+) -> None:
+    "Hold all norm layers still, their averages too, whatever else learns. `unfreeze` lets them go again."
+    for module in trainer.model.modules():
+        if isinstance(module, norm_types):
+            for parameter in module.parameters(recurse=False): parameter.requires_grad_(False)
+
+# %% ../nbs/09_fine_tuning.ipynb #5c7604ab
 def fine_tune(
     trainer: Trainer,  # or a `Learner`
     epochs: int,  # epochs with everything learning
@@ -281,4 +290,5 @@ def fine_tune(
         freeze(trainer)
         fit_one_cycle(trainer, freeze_epochs, slice(base_lr), pct_start=0.99, phase="frozen", **both)
     unfreeze(trainer)
+    if head == "probe": hold_norms(trainer)
     fit_one_cycle(trainer, epochs, slice(base_lr / 2 / lr_mult, base_lr / 2), pct_start=pct_start, div=div, phase="unfrozen", **both)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cnn_learner', 'Learner', 'vision_learner']
 
-# %% ../nbs/10_learner.ipynb #7d0a95dc
+# %% ../nbs/10_learner.ipynb #b0210e2c
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from .backbones import create_vision_model, layer_groups
 from .core import DataError, check_range, isolated_randomness, random_stream, show_images
-from .fine_tuning import Probe, fine_tune, fit_flat_cos, fit_one_cycle, freeze, freeze_to, linear_probe, lr_range, unfreeze
-from .lr_finder import LRFind, lr_find
+from .fine_tuning import fine_tune, fit_flat_cos, fit_one_cycle, freeze, freeze_to, linear_probe, lr_range, unfreeze
+from .lr_finder import lr_find
 from .training import Callback, Trainer, adam
 
 # %% ../nbs/10_learner.ipynb #f999fc4c
