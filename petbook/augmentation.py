@@ -799,9 +799,11 @@ def each_image(
     threads = min(torch.get_num_threads(), count)
     numbers = iter(range(count))  # shared: whoever is free takes the next
 
+    inference = torch.is_inference_mode_enabled()  # belongs to a thread, and tensors made in it can only be changed in it
+
     def work():
         buffers = {}
-        with torch.no_grad():
+        with torch.inference_mode(inference), torch.no_grad():
             for number in numbers: act(number, buffers)
 
     if threads <= 1 or getattr(_counting, "active", False): return work()

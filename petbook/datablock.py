@@ -1379,7 +1379,8 @@ def describe(
         low, high = (f"{round(number, 3):g}" for number in (value.min().item(), value.max().item()))
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}, values {low} to {high}"
     if isinstance(value, Image.Image): return f"{value.mode} image, {value.height} x {value.width}"
-    return str(value) if isinstance(value, (str, Path)) else f"{type(value).__name__} {str(value)[:60]}"
+    if isinstance(value, (str, Path)): return str(value).replace(f"{Path.home()}/", "~/", 1)
+    return f"{type(value).__name__} {str(value)[:60]}"
 
 # %% ../nbs/04_datablock.ipynb #3b127da6
 def thumbnail(
@@ -1494,7 +1495,7 @@ def explain_block(
 ) -> None:
     "Walk through listing, labelling, splitting and counting, then one item, then a batch."
     given = f"{len(source)} items" if isinstance(source, Sequence) and not isinstance(source, str) else str(source)
-    items = summary.step("get_items", given, lambda: find_items(block, source), lambda items: f"{len(items)} items; the first is {items[0]}")
+    items = summary.step("get_items", given, lambda: find_items(block, source), lambda items: f"{len(items)} items; the first is {describe(items[0])}")
     labels = summary.step("get_y", str(items[0]), lambda: block.labels(items), lambda labels: f"{labels[0]!r}")
     sides = summary.step("splitter", f"{len(items)} items", lambda: split_items(block.splitter, items, labels, block.seed), lambda sides: f"{len(sides[0])} train, {len(sides[1])} valid")
     vocab = summary.step("vocabulary", f"{len(labels)} labels", lambda: block.blocks[1].find_vocab(labels), lambda vocab: f"{len(vocab)} classes: {', '.join(vocab[:4])}{' …' if len(vocab) > 4 else ''}")
