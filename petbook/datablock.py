@@ -1494,9 +1494,9 @@ def explain_block(
     bs: int,  # images in the batch
 ) -> None:
     "Walk through listing, labelling, splitting and counting, then one item, then a batch."
-    given = f"{len(source)} items" if isinstance(source, Sequence) and not isinstance(source, str) else str(source)
+    given = f"{len(source)} items" if isinstance(source, Sequence) and not isinstance(source, str) else describe(source)
     items = summary.step("get_items", given, lambda: find_items(block, source), lambda items: f"{len(items)} items; the first is {describe(items[0])}")
-    labels = summary.step("get_y", str(items[0]), lambda: block.labels(items), lambda labels: f"{labels[0]!r}")
+    labels = summary.step("get_y", describe(items[0]), lambda: block.labels(items), lambda labels: f"{labels[0]!r}")
     sides = summary.step("splitter", f"{len(items)} items", lambda: split_items(block.splitter, items, labels, block.seed), lambda sides: f"{len(sides[0])} train, {len(sides[1])} valid")
     vocab = summary.step("vocabulary", f"{len(labels)} labels", lambda: block.blocks[1].find_vocab(labels), lambda vocab: f"{len(vocab)} classes: {', '.join(vocab[:4])}{' …' if len(vocab) > 4 else ''}")
     targets = summary.step("targets", f"{labels[0]!r}", lambda: encode_labels(block.blocks[1], labels, vocab, items), lambda targets: tell_counts(vocab, targets, sides))
