@@ -125,7 +125,7 @@ def bar_cell(
     style = f"background:linear-gradient(to {side},{color} {share:.1f}%,transparent {share:.1f}%);padding:3px 8px;text-align:right;min-width:84px;font-variant-numeric:tabular-nums"
     return f'<td style="{style}">{value:.{digits}f}</td>'
 
-# %% ../nbs/13_widgets.ipynb #b2ee9657
+# %% ../nbs/13_widgets.ipynb #915cbed6
 _SOFTMAX_COLUMNS = {"exp": "e to the activation", "probability": "probability", "log": "log probability", "gradient": "gradient"}
 
 def softmax_html(
@@ -143,7 +143,7 @@ def softmax_html(
         cells = "".join(bar_cell(row[column], scales[column], colors[column]) for column in _SOFTMAX_COLUMNS)
         body += f'<tr style="height:32px;{mark}"><th style="text-align:left;padding:3px 8px">{escape(name)}{" (right)" if index == target else ""}</th>{cells}</tr>'
     loss = -rows[target]["log"]
-    return (f'<table style="border-collapse:collapse"><tr><th></th>{head}</tr>{body}</table><p style="margin:8px"><b>loss {loss:.3f}</b> '
+    return (f'<table style="border-spacing:8px 0"><tr><th></th>{head}</tr>{body}</table><p style="margin:8px"><b>loss {loss:.3f}</b> '
             f"= minus the log probability of {escape(names[target])}, which has probability {rows[target]['probability']:.3f}</p>")
 
 # %% ../nbs/13_widgets.ipynb #ba8976c0
@@ -224,14 +224,14 @@ def _draw_softmax(explorer: SoftmaxExplorer):
     _draw_loss_curve(axes[4], rows[explorer.target]["probability"])
     return figure
 
-# %% ../nbs/13_widgets.ipynb #71872e51
+# %% ../nbs/13_widgets.ipynb #b57b3626
 def _softmax_view(explorer: SoftmaxExplorer):
     "The live view of a `SoftmaxExplorer`."
     import ipywidgets as widgets  # imported late: `import petbook` must stay quick
 
-    sliders = [widgets.FloatSlider(value, min=-explorer.limit, max=explorer.limit, step=0.1, description=name, description_allow_html=False, layout={"width": "340px", "height": "32px"})
+    sliders = [widgets.FloatSlider(value, min=-explorer.limit, max=explorer.limit, step=0.1, description=name, style={"description_width": "120px"}, layout={"width": "380px", "height": "32px"})
         for name, value in zip(explorer.names, explorer.activations)]
-    right = widgets.Dropdown(options=[(name, index) for index, name in enumerate(explorer.names)], value=explorer.target, description="right answer", layout={"width": "340px"})
+    right = widgets.Dropdown(options=[(name, index) for index, name in enumerate(explorer.names)], value=explorer.target, description="right answer", style={"description_width": "120px"}, layout={"width": "380px"})
     table = widgets.HTML()
 
     def refresh(change=None):
@@ -333,7 +333,7 @@ def augmentation_html(
     pictures = [picture_html(image, "as validation sees it" if number == 0 else f"draw {number}", 165) for number, image in enumerate(images)]
     return f'<div style="display:flex;flex-wrap:wrap;gap:8px;max-width:720px">{"".join(pictures)}</div>'
 
-# %% ../nbs/13_widgets.ipynb #d1206854
+# %% ../nbs/13_widgets.ipynb #84713e94
 def _augmentation_view(explorer: AugmentationExplorer):
     "The live view of an `AugmentationExplorer`."
     import ipywidgets as widgets
@@ -343,7 +343,8 @@ def _augmentation_view(explorer: AugmentationExplorer):
     code, pictures = widgets.Text(description="copy", layout={"width": "680px"}), widgets.HTML()
 
     def refresh(change=None):
-        explorer.arguments = {name: control.value for name, control in controls.items()}
+        # a slider's steps add up to 35.00000000000001, which nobody wants to copy
+        explorer.arguments = {name: round(control.value, 4) if isinstance(control.value, float) else control.value for name, control in controls.items()}
         code.value, pictures.value = explorer.call, augmentation_html(explorer)
 
     def draw_again(button):

@@ -89,7 +89,7 @@ def server(command: list[str], url: str, folder: Path, environment: dict):
     with open(folder / "server.log", "ab") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        for _ in range(240):
+        for _ in range(480):
             if process.poll() is not None: raise SystemExit("the server did not start:\n" + (folder / "server.log").read_text()[-3000:])
             try:
                 urllib.request.urlopen(url, timeout=2)
@@ -125,7 +125,7 @@ class Page:
         self.page.wait_for_timeout(300)
         target.screenshot(path=str(self.shots / f"{name}.png"))
 
-    def check(self, what: str, test, seconds: float = 20) -> None:
+    def check(self, what: str, test, seconds: float = 60) -> None:
         "Wait until `test()` holds; say so, or fail with the words."
         end = time.time() + seconds
         while time.time() < end:
@@ -136,6 +136,18 @@ class Page:
             self.page.wait_for_timeout(150)
         self.shot("failed")
         raise SystemExit(f"FAILED: {what} (see failed.png)")
+
+
+def run_all(page: Page) -> None:
+    "Run the notebook. JupyterLab drops the command while the kernel is still starting, so wait for it, and look whether it took."
+    page.check("the kernel is ready", lambda: page.page.get_by_text(re.compile(r"\| Idle")).count() > 0, 240)
+    for _ in range(10):
+        page.page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.page.wait_for_timeout(4000)
+        prompt = page.page.locator(".jp-Notebook .jp-Cell .jp-InputPrompt").first.inner_text()
+        if prompt.strip(" []:"): return
+    raise SystemExit("FAILED: JupyterLab does not run the cells")
 
 
 def check_softmax(page: Page) -> None:
@@ -231,9 +243,9 @@ def check_cleaner(page: Page, folder: Path) -> None:
     choices = area.locator("select")
     filters = 3
     choices.nth(filters).select_option(label="remove")
-    options = choices.nth(filters + 1).locator("option").all_inner_texts()
+    options = [text.replace("\xa0", " ") for text in choices.nth(filters + 1).locator("option").all_text_contents()]
     label = next(option for option in options if option in ("label: pug", "label: beagle"))
-    choices.nth(filters + 1).select_option(label=label)
+    choices.nth(filters + 1).select_option(index=options.index(label))
     page.check("cleaner: the choices are counted", lambda: "1 to remove, 1 to relabel" in area.inner_text())
     page.shot("cleaner_chosen", area)
     choices.nth(0).select_option(label="pug")
@@ -314,12 +326,11 @@ def main() -> None:
             browser = play.chromium.launch(executable_path=find_chromium(given.chromium), args=["--no-sandbox", "--disable-gpu"])
             context = browser.new_context(viewport={"width": 1280, "height": 900})
             page = Page(context.new_page(), shots)
-            page.page.goto(f"{base}/doc/tree/check.ipynb?token={token}", timeout=90_000)
-            page.page.locator(".jp-Notebook .jp-Cell").nth(len(CELLS) - 1).wait_for(state="attached", timeout=90_000)
-            page.page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            page.page.goto(f"{base}/doc/tree/check.ipynb?token={token}", timeout=240_000)
+            page.page.locator(".jp-Notebook .jp-Cell").nth(len(CELLS) - 1).wait_for(state="attached", timeout=240_000)
+            run_all(page)
             failure = page.page.locator(".jp-Notebook .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
-            page.check("all cells have run", lambda: failure.count() or "all cells have run" in page.output("done").inner_text(), 300)
+            page.check("all cells have run", lambda: failure.count() or "all cells have run" in page.output("done").inner_text(), 600)
             if failure.count(): raise SystemExit("FAILED: a cell of the notebook\n" + failure.first.inner_text())
             check_softmax(page)
             check_augmentation(page)
