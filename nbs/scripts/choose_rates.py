@@ -11,12 +11,11 @@ import json
 import time
 from pathlib import Path
 
-import torch
 from measure_real_pets import AtTheStart, make_data, quiet
 from torch.nn import functional as F
 
 from petbook.backbones import mobilenet_v1, petnet
-from petbook.datablock import KFoldSplitter, StratifiedSplitter, get_image_files
+from petbook.datablock import KFoldSplitter, StratifiedSplitter
 from petbook.fine_tuning import fit_one_cycle, hold_norms, linear_probe, unfreeze
 from petbook.learner import cnn_learner
 from petbook.losses import error_rate
@@ -42,15 +41,15 @@ def scores(preds, targets):
     return {"loss": round(F.nll_loss(preds.clamp_min(1e-9).log(), targets).item(), 4), "error": round((preds.argmax(1) != targets).float().mean().item(), 4)}
 
 
-def try_one(dls, arch, weights, rates, epochs, hold=True):
+def try_one(dls, arch, weights, rates, epochs, penalties, hold=True):
     "Probe, then a second act with these rates."
     learner = quiet(cnn_learner(dls, arch, weights=weights, metrics=error_rate))
-    linear_probe(learner)
+    linear_probe(learner, **({"penalties": penalties} if penalties else {}))
     start = AtTheStart()
     unfreeze(learner)
     if hold: hold_norms(learner)
     began = time.perf_counter()
-    fit_one_cycle(learner, epochs, slice(*rates), pct_start=0.3, div=5, cbs=start)
+    fit_one_cycle(learner, epochs, rates, pct_start=0.3, div=5, cbs=start)
     took = time.perf_counter() - began - start.took
     return scores(start.preds, start.targets), scores(*learner.get_preds()) | {"seconds": round(took, 1)}
 
@@ -61,7 +60,8 @@ def main():
     parser.add_argument("--trunk", type=Path)
     parser.add_argument("--folds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, nargs="+", default=[2])
-    parser.add_argument("--rates", nargs="+", default=["1e-5,1e-4", "3e-5,3e-4", "1e-4,1e-3"], help="rate of the first group, rate of the head")
+    parser.add_argument("--rates", nargs="+", default=["1e-6,3e-6,1e-5", "1e-5,3e-5,1e-4", "3e-5,1e-4,3e-4"], help="rates of early body, late body, head")
+    parser.add_argument("--penalties", type=float, nargs="+", help="of the probe, to choose from; its own if left out")
     parser.add_argument("--train-norms", action="store_true", help="let norm layers learn in the second act")
     options = parser.parse_args()
     arch, weights = (mobilenet_v1, options.trunk) if options.trunk else (petnet, None)
@@ -70,8 +70,10 @@ def main():
         dls = make_data(folder, Inside(fold))
         for rates in options.rates:
             for epochs in options.epochs:
-                probe, tuned = try_one(dls, arch, weights, [float(rate) for rate in rates.split(",")], epochs, not options.train_norms)
-                name = f"{'photographs' if options.photographs else 'drawn'}, fold {fold}, rates {rates}, {epochs} epochs{', norms learn' if options.train_norms else ''}"
+                probe, tuned = try_one(dls, arch, weights, [float(rate) for rate in rates.split(",")], epochs, options.penalties, not options.train_norms)
+                kind = "photographs" if options.photographs else "drawn"
+                more = (f", penalty {options.penalties}" if options.penalties else "") + (", norms learn" if options.train_norms else "")
+                name = f"{kind}, fold {fold}, rates {rates}, {epochs} epochs{more}"
                 print(f"{name}: probe {probe}, after {tuned}", flush=True)
                 record = json.loads(path.read_text()) if path.is_file() else {}
                 record[name] = {"probe": probe, "after": tuned}
