@@ -5,11 +5,14 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 ROOMS = "core pets presizing augmentation datablock losses training lr_finder backbones fine_tuning learner interpretation inference widgets distributed cli all".split()
 # The two late imports that point upwards, both documented where they stand.
 UPWARD = {("learner", "inference")}
+# Parameters that take any object of the right shape; their comment says which.
+DUCKS = {"ax", "axes", "trainer", "learn", "learner", "dls", "dl", "metrics", "weights", "found", "interpretation", "predictor", "lr_find"}
 problems = []
 
 
@@ -55,7 +58,7 @@ def documented(module, name, value):
     if inspect.isclass(value) and "__init__" not in vars(value): return
     try: source = inspect.getsource(function)
     except (OSError, TypeError): return
-    tree = ast.parse(inspect.cleandoc(source) if source.startswith("def") else __import__("textwrap").dedent(source)).body[0]
+    tree = ast.parse(textwrap.dedent(source)).body[0]
     lines = source.splitlines()
     if inspect.isfunction(value) and tree.returns is None and any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(tree)) and "#" not in lines[tree.body[0].lineno - 2]:
         yield f"{where}: what it returns is neither hinted nor described"
@@ -64,7 +67,7 @@ def documented(module, name, value):
         if argument.arg in ("self", "cls"): continue
         if "#" not in lines[argument.lineno - 1] and "#" not in lines[(argument.end_lineno or argument.lineno) - 1]:
             yield f"{where}: parameter {argument.arg} has no comment"
-        if argument.annotation is None and argument.arg not in ("ax", "axes", "trainer", "learn", "learner", "kwargs") and argument is not tree.args.kwarg:
+        if argument.annotation is None and argument.arg not in DUCKS and argument is not tree.args.kwarg:
             yield f"{where}: parameter {argument.arg} has no type hint"
 
 

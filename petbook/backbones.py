@@ -11,8 +11,7 @@ __all__ = ['ConvBn', 'SeparableBlock', 'MobileNetV1', 'load_weights_file', 'mobi
            'resnet34', 'resnet50', 'resnet101', 'resnet152', 'squeezenet1_1', 'swin_t', 'swin_v2_t', 'vgg16_bn',
            'vit_b_16', 'wide_resnet50_2']
 
-# %% ../nbs/08_backbones.ipynb #b2a92897
-import functools
+# %% ../nbs/08_backbones.ipynb #c12a54d2
 import hashlib
 import inspect
 import os
@@ -30,7 +29,7 @@ from torch.nn import functional as F
 
 from .core import DownloadError, ModelFileError, atomic_path, check_range
 
-# %% ../nbs/08_backbones.ipynb #9c54da62
+# %% ../nbs/08_backbones.ipynb #b1e56394
 class ConvBn(nn.Module):
     "The stem of MobileNet: a 3x3 convolution, batch norm, ReLU6."
 
@@ -49,7 +48,7 @@ class ConvBn(nn.Module):
         if self.stride == 2: x = F.pad(x, (0, 1, 0, 1))
         return F.relu6(self.bn(self.conv(x)))
 
-# %% ../nbs/08_backbones.ipynb #e38c6f73
+# %% ../nbs/08_backbones.ipynb #3ece6476
 class SeparableBlock(nn.Module):
     "A depthwise 3x3 convolution, then a pointwise 1x1 one, each with batch norm and ReLU6."
 
@@ -72,7 +71,7 @@ class SeparableBlock(nn.Module):
         x = F.relu6(self.depthwise_bn(self.depthwise(x)))
         return F.relu6(self.pointwise_bn(self.pointwise(x)))
 
-# %% ../nbs/08_backbones.ipynb #0ac115a2
+# %% ../nbs/08_backbones.ipynb #265d39d1
 class MobileNetV1(nn.Module):
     """The feature trunk of MobileNet v1 (Howard et al., 2017, arXiv:1704.04861): a stem and 12 separable blocks.
 
@@ -108,7 +107,7 @@ def read_state(
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error: raise ModelFileError(f"{path}: not a readable file of weights ({error})") from error
 
-# %% ../nbs/08_backbones.ipynb #d92ae7c8
+# %% ../nbs/08_backbones.ipynb #e796c2ad
 def load_weights_file(
     module: nn.Module,  # the network to fill
     path: str | Path,  # a `.safetensors` file, or one of torch (`.pt`, `.pth`, `.bin`)
@@ -128,7 +127,7 @@ def load_weights_file(
     module.load_state_dict(state)
     return module
 
-# %% ../nbs/08_backbones.ipynb #660b3fbc
+# %% ../nbs/08_backbones.ipynb #041f2135
 def mobilenet_v1(
     weights: str | Path | None = None,  # a file for the trunk, or None to start from random weights
     width: float = 1.0,  # multiplies every number of channels
@@ -137,7 +136,7 @@ def mobilenet_v1(
     trunk = MobileNetV1(width)
     return trunk if weights is None else load_weights_file(trunk, weights)
 
-# %% ../nbs/08_backbones.ipynb #fb7ba24a
+# %% ../nbs/08_backbones.ipynb #6139fda2
 def petnet(
     weights: str | Path | None = "bundled",  # "bundled" for the weights in petbook itself, a file, or None for random ones
 ) -> MobileNetV1:  # the feature trunk, 512 features
@@ -149,7 +148,7 @@ def petnet(
 OFFLINE_HELP = ("Without a network these work: the arch `petnet`, whose weights are part of petbook; "
                 "weights=FILE, a file fetched elsewhere; pretrained=False, to start from random weights.")
 
-# %% ../nbs/08_backbones.ipynb #c856d307
+# %% ../nbs/08_backbones.ipynb #9ea4c867
 def download_weights(
     url: str,  # where the file is; a name like `resnet34-b627a593.pth` carries the first digits of its SHA-256
     folder: str | Path | None = None,  # where to keep it; torch's own cache if None
@@ -169,7 +168,7 @@ def download_weights(
         raise DownloadError(f"{path.name} could not be downloaded from {url} to {folder} ({reason}). {OFFLINE_HELP}") from error
     return path
 
-# %% ../nbs/08_backbones.ipynb #7702fa86
+# %% ../nbs/08_backbones.ipynb #7420b379
 def copy_with_progress(
     response,  # an open connection
     path: Path,  # the file to write
@@ -179,7 +178,7 @@ def copy_with_progress(
     from tqdm.auto import tqdm  # imported late: `import petbook` must stay quick
 
     size, digest, received = int(response.headers.get("Content-Length") or 0), hashlib.sha256(), 0
-    with open(path, "wb") as file, tqdm(total=size or None, desc=name, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+    with open(path, "wb") as file, tqdm(total=size or None, desc=name, unit="B", unit_scale=True, leave=False, disable=True if size < 1 << 20 else None) as bar:
         while piece := response.read(1 << 18):
             file.write(piece)
             digest.update(piece)
@@ -201,7 +200,7 @@ from torchvision.models import (alexnet, convnext_base, convnext_small, convnext
 # %% ../nbs/08_backbones.ipynb #1aa1a8c6
 PETBOOK_ARCHS = {"petnet": petnet, "mobilenet_v1": mobilenet_v1}
 
-# %% ../nbs/08_backbones.ipynb #7dbe3b42
+# %% ../nbs/08_backbones.ipynb #5b9b4938
 def list_archs() -> list[str]:  # names that `create_body` takes, timm's not among them
     "petbook's and torchvision's classification networks by name."
     return [*PETBOOK_ARCHS, *torchvision.models.list_models(module=torchvision.models)]
@@ -213,7 +212,7 @@ def timm_module():  # the library, or None
     except ImportError: return None
     return timm
 
-# %% ../nbs/08_backbones.ipynb #b241b5ff
+# %% ../nbs/08_backbones.ipynb #bade5212
 def find_arch(
     arch: str | Callable | nn.Module,  # a name; or a function of petbook, torchvision or yours that builds a network; or a network
 ) -> tuple[str, object]:  # (kind, builder): "petbook" or "torchvision" and the function, "timm" and the name, "own" and what was given
@@ -418,7 +417,7 @@ def cut_torchvision(
     if type(network).__name__ == "DenseNet": body.append(nn.ReLU(inplace=True))
     return body, [[chain]] if split is None else [[chain[:split]], [chain[split:]]]
 
-# %% ../nbs/08_backbones.ipynb #f8664441
+# %% ../nbs/08_backbones.ipynb #d9fe6c89
 class Body(nn.Module):
     "A network without its answers: `module`, `num_features`, `pooled`, `mean`, `std` and `groups`."
 
@@ -459,7 +458,7 @@ def output_shape(
     if len(shape) not in (2, 4): raise ValueError(f"a body gives (B, C, h, w) or (B, C), but {type(module).__name__} gives {shape}; say where to cut")
     return shape
 
-# %% ../nbs/08_backbones.ipynb #c52b1517
+# %% ../nbs/08_backbones.ipynb #98b3f609
 def create_body(
     arch: str | Callable | nn.Module,  # a name, a function of petbook, torchvision or yours, or a network
     pretrained: bool = True,  # with the weights that it learned elsewhere?
@@ -479,14 +478,14 @@ def create_body(
     module, groups = cut_network(network, kind, cut)
     return Body(module, groups, **facts)
 
-# %% ../nbs/08_backbones.ipynb #0bd8730a
+# %% ../nbs/08_backbones.ipynb #b196c0fe
 class AdaptiveConcatPool2d(nn.Module):
     "The largest and the average value of each feature map, one after the other: (B, C, h, w) -> (B, 2C, 1, 1)."
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)], 1)
 
-# %% ../nbs/08_backbones.ipynb #2931caff
+# %% ../nbs/08_backbones.ipynb #530e365b
 def create_head(
     nf: int,  # features that the body gives
     n_out: int,  # classes
@@ -525,7 +524,7 @@ def head_layer(
     layers.append(nn.Linear(n_in, n_out, bias=not norm))
     return layers if last else [*layers, nn.ReLU(inplace=True)]
 
-# %% ../nbs/08_backbones.ipynb #ae0ea152
+# %% ../nbs/08_backbones.ipynb #0d7d6732
 def init_head(
     head: nn.Module,  # changed in place
     init: Callable[[Tensor], object] | None,  # fills a weight, for instance `nn.init.kaiming_normal_`; None leaves torch's own
@@ -537,7 +536,7 @@ def init_head(
         if isinstance(getattr(module, "weight", None), Tensor): init(module.weight)
         if isinstance(getattr(module, "bias", None), Tensor): nn.init.zeros_(module.bias)
 
-# %% ../nbs/08_backbones.ipynb #743d3707
+# %% ../nbs/08_backbones.ipynb #838f6dbb
 def create_vision_model(
     arch: str | Callable | nn.Module,  # as for `create_body`
     n_out: int,  # classes
@@ -575,7 +574,7 @@ def describe_model(
     if kind == "own" or not (cut is None or isinstance(cut, int)): return None
     return {"arch": name, "n_out": n_out, "cut": cut, **head.config}
 
-# %% ../nbs/08_backbones.ipynb #f8890c20
+# %% ../nbs/08_backbones.ipynb #e698c5cf
 def replace_head(
     model: nn.Sequential,  # from `create_vision_model`; changed in place
     n_out: int,  # classes
@@ -588,7 +587,7 @@ def replace_head(
     if getattr(model, "config", None): model.config = model.config | {"n_out": n_out} | head.config
     return head
 
-# %% ../nbs/08_backbones.ipynb #506cec5a
+# %% ../nbs/08_backbones.ipynb #93b3adee
 def layer_groups(
     model: nn.Sequential,  # body, head
 ) -> list[list[nn.Module]]:  # lists of modules, first to last

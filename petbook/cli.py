@@ -6,7 +6,7 @@
 __all__ = ['option', 'TrainSettings', 'find_labeller', 'load_data', 'choose_rate', 'fit', 'write_results', 'train', 'predict',
            'report_on', 'add_settings', 'make_parser', 'draw_rates', 'check_data', 'run_command', 'main']
 
-# %% ../nbs/15_cli.ipynb #690f1ac3
+# %% ../nbs/15_cli.ipynb #0742d391
 import argparse
 import csv
 import dataclasses
@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from .losses import error_rate
 from .pets import get_pets
 from .presizing import Resize
 
-# %% ../nbs/15_cli.ipynb #168253ce
+# %% ../nbs/15_cli.ipynb #20a9b56a
 def option(
     default: object,  # the default value
     words: str,  # what `--help` says
@@ -40,7 +40,7 @@ def option(
     "A field of a settings class that carries its own help."
     return dataclasses.field(default=default, metadata={"help": words})
 
-# %% ../nbs/15_cli.ipynb #f655c784
+# %% ../nbs/15_cli.ipynb #cec671de
 @dataclass
 class TrainSettings:
     "What `petbook train` is asked for; each field is an option of the command."
@@ -74,7 +74,7 @@ class TrainSettings:
         compare = self.pretrained and self.data == "sketch" if self.compare is None else self.compare
         return dataclasses.replace(self, size=size, presize=self.presize or round(size * 1.6), compare=compare)
 
-# %% ../nbs/15_cli.ipynb #de493a5d
+# %% ../nbs/15_cli.ipynb #39a9e8e1
 def find_labeller(
     files: Sequence[Path],  # the pictures
     labels: str = "auto",  # "auto", "folder", "name", or a regular expression with one group
@@ -92,10 +92,10 @@ def find_labeller(
     pattern = by_name if labels == "name" else labels
     return using_attr(RegexLabeller(pattern), "name"), "the file's name up to the last underscore" if labels == "name" else f"the group of {pattern!r} in the file's name"
 
-# %% ../nbs/15_cli.ipynb #e6a5cf50
+# %% ../nbs/15_cli.ipynb #6ba99737
 def load_data(
     settings: TrainSettings,  # what was asked for
-    report=print,  # called with each line of news
+    report: Callable[[str], None] = print,  # called with each line of news
 ) -> DataLoaders:
     "Find the pictures, work out their labels, and build the loaders."
     settings = settings.resolved()
@@ -113,10 +113,10 @@ def load_data(
            f"{len(dls.train.dataset.items)} to train, {len(dls.valid.dataset.items)} to validate")
     return dls
 
-# %% ../nbs/15_cli.ipynb #0087f9e0
+# %% ../nbs/15_cli.ipynb #38603709
 def choose_rate(
     learner: Learner,  # a learner, as it will begin to train
-    report=print,  # called with each line of news
+    report: Callable[[str], None] = print,  # called with each line of news
 ):  # (the learning rate, the result of `lr_find`)
     "Take the `minimum` that `lr_find` suggests, within 5e-4 and 1e-2, or 2e-3 if it suggests none."
     found = learner.lr_find(show_plot=False)
@@ -127,11 +127,11 @@ def choose_rate(
     report(f"rate      {rate:.1e}; lr_find: a tenth of the lowest point is {found.minimum:.1e}")
     return rate, found
 
-# %% ../nbs/15_cli.ipynb #72ad1162
+# %% ../nbs/15_cli.ipynb #94e798d7
 def fit(
     settings: TrainSettings,  # what was asked for
     dls: DataLoaders,  # the data
-    report=print,  # called with each line of news
+    report: Callable[[str], None] = print,  # called with each line of news
 ):  # (a trained learner, the result of `lr_find` or None)
     "Build the network, find a rate and fine-tune (or, from random weights, train)."
     learner = vision_learner(dls, settings.arch, metrics=error_rate, pretrained=settings.pretrained, weights=settings.weights,
@@ -144,7 +144,7 @@ def fit(
     else: learner.fit_one_cycle(settings.epochs + settings.freeze_epochs, rate)
     return learner, found
 
-# %% ../nbs/15_cli.ipynb #90b7a4e5
+# %% ../nbs/15_cli.ipynb #149e039c
 def write_results(
     learner: Learner,  # a trained learner
     folder: Path,  # an existing folder
@@ -156,10 +156,10 @@ def write_results(
         writer.writeheader()
         writer.writerows(rows)
 
-# %% ../nbs/15_cli.ipynb #cd8285d5
+# %% ../nbs/15_cli.ipynb #f3240e86
 def train(
     settings: TrainSettings,  # what is asked for
-    report=print,  # called with each line of news
+    report: Callable[[str], None] = print,  # called with each line of news
 ) -> dict:  # folder, error, low, high, random_error (None unless compared), seconds
     "Do the main job: data, rate, fine-tuning, mistakes; leave the model, a table and a report in a folder."
     started = time.perf_counter()
@@ -187,7 +187,7 @@ def train(
     report(f"took      {seconds // 60:.0f} min {seconds % 60:02.0f} s")
     return {"folder": folder, "error": error.value, "low": error.low, "high": error.high, "random_error": random_error, "seconds": seconds}
 
-# %% ../nbs/15_cli.ipynb #c3977e3d
+# %% ../nbs/15_cli.ipynb #0f00bda0
 def predict(
     model: str | Path,  # a file that `petbook train` or `Learner.export` wrote
     images: Sequence[str | Path],  # pictures, or folders of pictures
@@ -204,7 +204,7 @@ def predict(
         answers.append({"file": str(file), "predictions": [(predictor.vocab[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist())]})
     return answers
 
-# %% ../nbs/15_cli.ipynb #0b7fb3c4
+# %% ../nbs/15_cli.ipynb #49731266
 def report_on(
     model: str | Path,  # a file that `petbook train` or `Learner.export` wrote
     data: str | Path,  # a folder of labelled pictures
@@ -224,7 +224,7 @@ def report_on(
     write_report(interpretation, out, title=f"{Path(model).name} on {Path(data).name}", settings={"model": Path(model).name, "data": Path(data).name})
     return interpretation
 
-# %% ../nbs/15_cli.ipynb #30bc8312
+# %% ../nbs/15_cli.ipynb #17143b86
 def add_settings(
     parser: argparse.ArgumentParser,  # the parser to add to
     settings: type = TrainSettings,  # the dataclass whose fields become options
@@ -238,7 +238,7 @@ def add_settings(
             shown = "" if field.default is None else f" (default: {field.default})"
             parser.add_argument(name, type=kind, default=field.default, help=words + shown, metavar=field.name.upper() if kind is str else kind.__name__.upper())
 
-# %% ../nbs/15_cli.ipynb #90e2daaa
+# %% ../nbs/15_cli.ipynb #3304fdf9
 def make_parser() -> argparse.ArgumentParser:
     "The parser of the command `petbook`."
     parser = argparse.ArgumentParser(prog="petbook", description="From a folder of photographs to a fine-tuned, understood and shipped image classifier.")
@@ -261,10 +261,10 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("name", nargs="?", default="sketch", help="'sketch', 'oxford', or a folder to check (default: sketch)")
     return parser
 
-# %% ../nbs/15_cli.ipynb #bc19cbd7
+# %% ../nbs/15_cli.ipynb #e92344f9
 def draw_rates(
     settings: TrainSettings,  # what was asked for
-    report=print,  # called with each line of news
+    report: Callable[[str], None] = print,  # called with each line of news
 ) -> None:
     "Run `lr_find` with the body frozen, say what it suggests and write its plot as `lr_find.png`."
     dls = load_data(settings, report)
@@ -278,10 +278,10 @@ def draw_rates(
     found.plot().figure.savefig(folder / "lr_find.png", dpi=100, bbox_inches="tight")
     report(f"wrote     {folder / 'lr_find.png'}")
 
-# %% ../nbs/15_cli.ipynb #2d5eae93
+# %% ../nbs/15_cli.ipynb #a125a472
 def check_data(
     name: str,  # "sketch", "oxford" or a folder
-    report=print,  # called with each line of news
+    report: Callable[[str], None] = print,  # called with each line of news
 ) -> int:  # 0 if every picture can be read, else 1
     "Draw, download or check a folder of pictures, and say what is in it."
     path = get_pets(name)
@@ -290,7 +290,7 @@ def check_data(
     report(f"{folder}: {found}")
     return int(bool(found.bad))
 
-# %% ../nbs/15_cli.ipynb #a4778dd0
+# %% ../nbs/15_cli.ipynb #1d93b0aa
 def run_command(
     arguments: argparse.Namespace,  # what the parser understood
 ) -> int:  # the exit status
@@ -310,7 +310,7 @@ def run_command(
         return 0
     return check_data(arguments.name)
 
-# %% ../nbs/15_cli.ipynb #b6c8ae53
+# %% ../nbs/15_cli.ipynb #8d166db9
 def main(
     argv: Sequence[str] | None = None,  # the words after `petbook`; None reads the command line
 ) -> int:  # the exit status: 0 well, 1 some pictures could not be read, 2 refused, 130 interrupted

@@ -219,7 +219,7 @@ def solve_probe(
     weight = answer[:, :-1] @ basis.T / std
     return weight, answer[:, -1] - weight @ mean, tried
 
-# %% ../nbs/09_fine_tuning.ipynb #9bf252c0
+# %% ../nbs/09_fine_tuning.ipynb #f4bcf2ac
 @dataclass
 class Probe:
     "What `linear_probe` found."
@@ -230,7 +230,8 @@ class Probe:
     n_items: int  # training items
 
     def __str__(self) -> str:
-        return f"linear probe on {self.n_items} items: penalty {self.l2:g}, {self.error:.1%} wrong among training items held out (cross-entropy {self.loss:.3f})"
+        held_out = f", {self.error:.1%} wrong among training items held out (cross-entropy {self.loss:.3f})" if len(self.tried) > 1 else ""
+        return f"linear probe on {self.n_items} items: penalty {self.l2:g}{held_out}"
 
 # %% ../nbs/09_fine_tuning.ipynb #29e0bfb7
 def linear_probe(
@@ -264,13 +265,13 @@ def hold_norms(
         if isinstance(module, norm_types):
             for parameter in module.parameters(recurse=False): parameter.requires_grad_(False)
 
-# %% ../nbs/09_fine_tuning.ipynb #5c7604ab
+# %% ../nbs/09_fine_tuning.ipynb #ad3ea632
 def fine_tune(
     trainer: Trainer,  # or a `Learner`
     epochs: int,  # epochs with everything learning
     base_lr: float = 2e-3,  # the rate of the head while the body is frozen
-    freeze_epochs: int = 1,  # epochs with the body frozen
-    lr_mult: float = 100,  # how much slower the first group learns than the last
+    freeze_epochs: int = 1,  # epochs with the body frozen (a probe takes their place)
+    lr_mult: float = 100,  # how much slower the first group learns than the last; after a probe, a tenth of this
     pct_start: float = 0.3,  # of the second act, the part in which the rate rises
     div: float = 5.0,  # the second act begins at its highest rate / div
     div_final: float = 1e5,  # both acts end at their highest rate / div_final
@@ -278,7 +279,7 @@ def fine_tune(
     moms: tuple[float, float, float] | None = None,  # momentum; the trainer's own if None
     cbs: Callback | Sequence[Callback] | None = None,  # callbacks for both acts
     reset_opt: bool = False,  # forget the optimizer's averages before each act?
-    head: str | None = None,  # "probe": let `linear_probe` take the place of the first act
+    head: str | None = None,  # "probe": let `linear_probe` take the place of the first act; rates are then a tenth
 ) -> None:
     "fastai's two acts: train the head on a frozen body, then everything at half the rate, early layers slower."
     check_choice("head", head, [None, "probe"])

@@ -451,12 +451,12 @@ class F1Score(_PerClassMetric):
         return 2 * right / (actual + predicted).clamp_min(1)
 
 # %% ../nbs/05_cross_entropy.ipynb #33ce6a97
-def MatthewsCorrCoef():
+def MatthewsCorrCoef() -> Callable[[Tensor, Tensor], Tensor]:
     "`matthews_corrcoef`, under the name and call that a fastai reader types."
     return matthews_corrcoef
 
 # %% ../nbs/05_cross_entropy.ipynb #5b0c8041
-def BalancedAccuracy():
+def BalancedAccuracy() -> Callable[[Tensor, Tensor], Tensor]:
     "`balanced_accuracy`, under the name and call that a fastai reader types."
     return balanced_accuracy
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import DataError, ModelFileError, TrainingError
-from .core import atomic_path, check_choice, check_range, default_device, isolated_randomness, random_stream, stream_seed
+from .core import atomic_path, check_choice, check_range, default_device, isolated_randomness, stream_seed
 from .losses import default_loss
 
 # %% ../nbs/06_training.ipynb #38cee650
