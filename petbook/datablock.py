@@ -570,7 +570,7 @@ class ImageDataset:
     training: bool = False  # random (True), or the fixed form for validation
     seed: int = 42  # of every random stream
     type_tfms: Sequence[Callable] = ()  # item -> … -> something that `open_image` reads
-    cache: "MemoryCache | FolderCache | None" = None  # where prepared images are kept
+    cache: object = None  # a MemoryCache, a FolderCache or None: where prepared images are kept
 
     def __len__(self): return len(self.items)
 
@@ -994,7 +994,7 @@ class LoaderPair:
 
     train: Loader
     valid: Loader
-    block: "DataBlock | None" = None  # how items become images and labels
+    block: object = None  # the DataBlock that made them: how items become images and labels
     target_kind = "category"  # what `y` is: class numbers
 
     @property
@@ -1489,7 +1489,7 @@ class StopSummary(Exception):
 # %% ../nbs/04_datablock.ipynb #410b211c
 def explain_block(
     summary: Summary,  # to write into
-    block: "DataBlock",
+    block,
     source: object,  # what `get_items` takes
     bs: int,  # images in the batch
 ) -> None:
