@@ -19,7 +19,7 @@ from .backbones import Body, create_head, replace_head
 from .core import DataError, check_choice, check_range, isolated_randomness
 from .training import Callback, Trainer, autocast, flat_cos, group_parameters, kept_mode, norm_types, one_cycle
 
-# %% ../nbs/09_fine_tuning.ipynb #66be1c83
+# %% ../nbs/09_fine_tuning.ipynb #1e7bc852
 def freeze_to(
     trainer: Trainer,  # or a `Learner`
     n: int,  # the first layer group that learns; negative counts from the end
@@ -43,7 +43,7 @@ def norm_parameters(
     modules = [module for part in group if isinstance(part, nn.Module) for module in part.modules()]
     return {id(parameter) for module in modules if isinstance(module, norm_types) for parameter in module.parameters(recurse=False)}
 
-# %% ../nbs/09_fine_tuning.ipynb #9e9b3011
+# %% ../nbs/09_fine_tuning.ipynb #cb8c704b
 def freeze(
     trainer: Trainer,  # or a `Learner`
 ) -> None:
@@ -51,14 +51,14 @@ def freeze(
     if len(trainer.layer_groups) < 2: raise ValueError("there is only one layer group, so nothing can be frozen; give the trainer a splitter")
     freeze_to(trainer, -1)
 
-# %% ../nbs/09_fine_tuning.ipynb #6907abdb
+# %% ../nbs/09_fine_tuning.ipynb #d64e57e2
 def unfreeze(
     trainer: Trainer,  # or a `Learner`
 ) -> None:
     "Let everything learn."
     freeze_to(trainer, 0)
 
-# %% ../nbs/09_fine_tuning.ipynb #4409167d
+# %% ../nbs/09_fine_tuning.ipynb #f3d8e19c
 def lr_range(
     lr: float | slice | Sequence[float],  # one rate, `slice(last)`, `slice(first, last)`, or one rate for each group
     n_groups: int,  # how many layer groups there are
@@ -74,7 +74,7 @@ def lr_range(
     for rate in rates: check_range("lr", rate, 0, open_low=False)
     return [float(rate) for rate in rates]
 
-# %% ../nbs/09_fine_tuning.ipynb #b2cc72a9
+# %% ../nbs/09_fine_tuning.ipynb #47344db0
 def fit_one_cycle(
     trainer: Trainer,  # or a `Learner`
     n_epoch: int,  # epochs
@@ -93,7 +93,7 @@ def fit_one_cycle(
     schedule = one_cycle(rates, div, div_final, pct_start, moms or trainer.moms)
     trainer.fit(n_epoch, wd=wd, cbs=cbs, reset_opt=reset_opt, schedule=schedule, phase=phase)
 
-# %% ../nbs/09_fine_tuning.ipynb #ea64e61c
+# %% ../nbs/09_fine_tuning.ipynb #feced3de
 def fit_flat_cos(
     trainer: Trainer,  # or a `Learner`
     n_epoch: int,  # epochs
@@ -126,7 +126,7 @@ def probe_head(
     "One linear layer on the largest and the average value of each feature map."
     return {"lin_ftrs": [], "ps": 0.0, "pool": not body.pooled, "concat_pool": not body.pooled, "first_bn": False}
 
-# %% ../nbs/09_fine_tuning.ipynb #8050e23a
+# %% ../nbs/09_fine_tuning.ipynb #fc1e47a6
 def pooled_features(
     trainer: Trainer,  # or a `Learner`, whose model came from `create_vision_model`
     dl,  # a loader of (x, y), or a list of batches
@@ -142,7 +142,7 @@ def pooled_features(
     if not rows: raise DataError("there is no picture to take features of")
     return tuple(torch.cat(column) for column in zip(*rows))
 
-# %% ../nbs/09_fine_tuning.ipynb #27942406
+# %% ../nbs/09_fine_tuning.ipynb #a8bfaadc
 def fit_logistic(
     x: Tensor,  # (N, D) features, standardised
     y: Tensor,  # (N,) class numbers
@@ -219,7 +219,7 @@ def solve_probe(
     weight = answer[:, :-1] @ basis.T / std
     return weight, answer[:, -1] - weight @ mean, tried
 
-# %% ../nbs/09_fine_tuning.ipynb #f4bcf2ac
+# %% ../nbs/09_fine_tuning.ipynb #e45c6e8b
 @dataclass
 class Probe:
     "What `linear_probe` found."
@@ -233,7 +233,7 @@ class Probe:
         held_out = f", {self.error:.1%} wrong among training items held out (cross-entropy {self.loss:.3f})" if len(self.tried) > 1 else ""
         return f"linear probe on {self.n_items} items: penalty {self.l2:g}{held_out}"
 
-# %% ../nbs/09_fine_tuning.ipynb #29e0bfb7
+# %% ../nbs/09_fine_tuning.ipynb #24111b5e
 def linear_probe(
     trainer: Trainer,  # or a `Learner`, whose model came from `create_vision_model`
     penalties: Sequence[float] = (3e-2, 3e-3, 3e-4),  # strengths of the L2 penalty to choose from, strong to weak
@@ -256,7 +256,7 @@ def linear_probe(
     l2 = min(tried, key=lambda one: tried[one][0])
     return Probe(l2, *tried[l2], tried, len(y))
 
-# %% ../nbs/09_fine_tuning.ipynb #ecd065f0
+# %% ../nbs/09_fine_tuning.ipynb #896d7170
 def hold_norms(
     trainer: Trainer,  # or a `Learner`, made with `train_bn=False` (the default)
 ) -> None:
@@ -265,7 +265,7 @@ def hold_norms(
         if isinstance(module, norm_types):
             for parameter in module.parameters(recurse=False): parameter.requires_grad_(False)
 
-# %% ../nbs/09_fine_tuning.ipynb #ad3ea632
+# %% ../nbs/09_fine_tuning.ipynb #ae634266
 def fine_tune(
     trainer: Trainer,  # or a `Learner`
     epochs: int,  # epochs with everything learning
