@@ -27,5 +27,8 @@ setup(
     install_requires=card["requirements"].split(),
     extras_require={name: card[key].split() for name, key in extras.items() if key in card},
     entry_points={"console_scripts": card["console_scripts"].split(), "nbdev": ["petbook=petbook._modidx:d"]},
+    classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Developers", "Intended Audience :: Education",
+                 "Natural Language :: English", "Programming Language :: Python :: 3"],
+    project_urls={"Source": card["git_url"], "Documentation": card["doc_host"] + card["doc_baseurl"]},
     zip_safe=False,
 )
