@@ -40,7 +40,7 @@ def option(
     "A field of a settings class that carries its own help."
     return dataclasses.field(default=default, metadata={"help": words})
 
-# %% ../nbs/15_cli.ipynb #cec671de
+# %% ../nbs/15_cli.ipynb #cacbff78
 @dataclass
 class TrainSettings:
     "What `petbook train` is asked for; each field is an option of the command."
@@ -49,7 +49,7 @@ class TrainSettings:
     arch: str = option("petnet", "'petnet', 'mobilenet_v1', a torchvision name, or a timm name if timm is installed")
     weights: str | None = option(None, "a file of weights for the network's body, instead of the usual pretrained ones")
     pretrained: bool = option(True, "start from pretrained weights")
-    epochs: int = option(6, "epochs with the whole network")
+    epochs: int = option(4, "epochs with the whole network")
     freeze_epochs: int = option(1, "epochs before them with the head alone; a probe takes their place")
     lr: float | None = option(None, "learning rate; left out, lr_find chooses")
     size: int | None = option(None, "side in pixels that the network sees; left out, 160 for petnet and 224 for others")
@@ -156,7 +156,7 @@ def write_results(
         writer.writeheader()
         writer.writerows(rows)
 
-# %% ../nbs/15_cli.ipynb #f3240e86
+# %% ../nbs/15_cli.ipynb #aed35c75
 def train(
     settings: TrainSettings,  # what is asked for
     report: Callable[[str], None] = print,  # called with each line of news
@@ -177,7 +177,7 @@ def train(
     report(f"error     {error.value:.1%} on {len(interpretation.targets)} validation pictures (95 % interval {error.low:.1%} to {error.high:.1%})")
     random_error = None
     if settings.compare and settings.pretrained:
-        other, _ = fit(dataclasses.replace(settings, pretrained=False, weights=None), dls, report)
+        other, _ = fit(dataclasses.replace(settings, pretrained=False, weights=None, lr=settings.lr or 2e-3), dls, report)
         random_error = float(other.validate()["error_rate"])
         report(f"compare   the same network from random weights, with the same budget: {random_error:.1%}")
     notes = {**dataclasses.asdict(settings), **({} if random_error is None else {"error from random weights": f"{random_error:.1%}"})}
