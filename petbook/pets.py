@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -1164,27 +1165,34 @@ def picture_names(images_per_breed: int) -> list[tuple[str, int]]:
     return [(breed, number) for number in range(1, images_per_breed + 1) for breed in BREEDS]
 
 # %% ../nbs/01_pets.ipynb #104d78f2
-def draw_missing(folder: str | Path, images_per_breed: int, seed: int, start: float = 0.0, progress: bool = False) -> None:
+def draw_missing(folder: str | Path, images_per_breed: int, seed: int, start: float = 0.0, backward: bool = False) -> None:
     "Draw the pictures that are not there, from a place `start` (0 to 1) on and round; several processes may share the work."
-    from tqdm.auto import tqdm
-
     folder, names = Path(folder), picture_names(images_per_breed)
     first = int(start * len(names))
-    with tqdm(total=len(names), desc="drawing pets", disable=not progress, leave=False) as bar:
-        for breed, number in names[first:] + names[:first]:
-            path = folder / f"{breed}_{number}.jpg"
-            if path.exists(): continue
-            save_picture(draw_pet(breed, number, seed), path)
-            bar.update(len(os.listdir(folder)) - bar.n if progress else 0)
+    order = names[first:] + names[:first]
+    for breed, number in order[::-1] if backward else order:
+        path = folder / f"{breed}_{number}.jpg"
+        if not path.exists(): save_picture(draw_pet(breed, number, seed), path)
 
 # %% ../nbs/01_pets.ipynb #f40740ef
 def start_helpers(folder: Path, images_per_breed: int, seed: int, count: int) -> list[subprocess.Popen]:
-    "Start processes that draw, each from its own place in the list."
-    code = "import sys; from petbook.pets import draw_missing; draw_missing(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))"
+    "Start processes that draw. Each pair shares a stretch of the list and walks it from both ends, so that no two draw the same picture."
+    code = "import sys; from petbook.pets import draw_missing; draw_missing(sys.argv[1], *map(int, sys.argv[2:4]), float(sys.argv[4]), sys.argv[5] == 'back')"
+    # one thread each: numpy's own threads would only take the cores from one another
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
     quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    places = [f"{helper / (count + 1):.4f}" for helper in range(1, count + 1)]
-    return [subprocess.Popen([sys.executable, "-c", code, str(folder), str(images_per_breed), str(seed), place], **quiet) for place in places]
+    places = [(str((helper + 1) / count), "back") if helper % 2 else (str(helper / count), "on") for helper in range(count)]
+    return [subprocess.Popen([sys.executable, "-c", code, str(folder), str(images_per_breed), str(seed), *place], **quiet) for place in places]
+
+# %% ../nbs/01_pets.ipynb #5ad0c2e1
+def watch(helpers: list[subprocess.Popen], folder: Path, total: int) -> None:
+    "Wait for the helpers and show how far they are."
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc="drawing pets", disable=not helpers, leave=False) as bar:
+        while any(helper.poll() is None for helper in helpers):
+            bar.update(len(os.listdir(folder)) - bar.n)
+            time.sleep(0.1)
 
 # %% ../nbs/01_pets.ipynb #b3dff2af
 def is_whole(root: Path) -> bool:
@@ -1214,8 +1222,10 @@ def draw_pets(base: Path, images_per_breed: int, seed: int, workers: int | None)
     drop_damaged(root)
     missing = len(BREEDS) * images_per_breed - len(os.listdir(root / "images"))
     if workers is None: workers = min(os.cpu_count() or 1, 1 + missing // 100)
-    helpers = start_helpers(root / "images", images_per_breed, seed, max(workers, 1) - 1)
-    try: draw_missing(root / "images", images_per_breed, seed, progress=True)
+    helpers = start_helpers(root / "images", images_per_breed, seed, workers) if workers > 1 else []
+    try:
+        watch(helpers, root / "images", len(BREEDS) * images_per_breed)
+        draw_missing(root / "images", images_per_breed, seed)  # what nobody drew; if drawing fails, here the error shows
     finally:
         for helper in helpers: helper.terminate()
         for helper in helpers: helper.wait()
@@ -1266,7 +1276,7 @@ def get_pets(
     folder: str | Path | None = None,  # where to keep what is drawn or downloaded; petbook's cache folder if None
     images_per_breed: int = 20,  # how many to draw of each of the 37 breeds
     seed: int = 42,  # another seed, other drawings
-    workers: int | None = None,  # processes that draw, this one included; None: one for each core
+    workers: int | None = None,  # processes that draw; None: one for each core, and for few pictures only this one
 ) -> Path:  # the folder; what petbook draws or downloads is in its `images/`
     """Get a data set of pets. What was drawn or downloaded once is kept; an interrupted drawing is finished.
 
