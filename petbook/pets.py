@@ -1222,7 +1222,7 @@ def draw_pets(base: Path, images_per_breed: int, seed: int, workers: int | None)
     drop_damaged(root)
     missing = len(BREEDS) * images_per_breed - len(os.listdir(root / "images"))
     if workers is None: workers = min(os.cpu_count() or 1, 1 + missing // 100)
-    helpers = start_helpers(root / "images", images_per_breed, seed, workers) if workers > 1 else []
+    helpers = start_helpers(root / "images", images_per_breed, seed, max(workers, 1)) if workers > 1 or missing > 100 else []
     try:
         watch(helpers, root / "images", len(BREEDS) * images_per_breed)
         draw_missing(root / "images", images_per_breed, seed)  # what nobody drew; if drawing fails, here the error shows
