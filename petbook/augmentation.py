@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .core import ModelFileError, check_choice, check_range, isolated_randomness
+from .core import ModelFileError, check_choice, check_range, isolated_randomness, large_tensor
 from .presizing import ForeignTransform, TrainOnly, size_pair
 
 # %% ../nbs/03_augmentation.ipynb #8b326c96
@@ -616,16 +616,23 @@ def look_places(
     return ((pixel + 0.5 * (1 - gap) + inside[:, None]) * (2 / (side - gap)) - 1).flatten().float().to(device)
 
 # %% ../nbs/03_augmentation.ipynb #8a80445e
-def source_places(
+def place_terms(
     matrices: Tensor,  # (N, 3, 3), float32
     size: tuple[int, int],  # of the result, (height, width)
     taps: int = 1,  # looks per pixel and axis
     align_corners: bool = False,  # do -1 and 1 mean the centres of the outermost pixels, or (False) their outer edges?
-) -> Tensor:  # (N, taps * height, taps * width, 2): where to look; tap by tap, not pixel by pixel
-    "For every look at every pixel of the result, the place in the source."
+) -> tuple[Tensor, Tensor]:  # (N, 3, 1, taps * width) and (N, 3, taps * height, 1); tap by tap, not pixel by pixel
+    "What a column and what a row of the result add to the place where a pixel looks: a few numbers, worked out for a whole batch."
     v, u = (look_places(side, taps, align_corners, matrices.device) for side in size)
-    across = matrices[:, :, 0:1] * u + matrices[:, :, 2:3]
-    places = across[:, :, None, :] + (matrices[:, :, 1:2] * v)[:, :, :, None]
+    return (matrices[:, :, 0:1] * u + matrices[:, :, 2:3])[:, :, None, :], (matrices[:, :, 1:2] * v)[:, :, :, None]
+
+# %% ../nbs/03_augmentation.ipynb #5ca1e001
+def source_places(
+    across: Tensor,  # (N, 3, 1, width), from `place_terms`
+    down: Tensor,  # (N, 3, height, 1), from `place_terms`
+) -> Tensor:  # (N, height, width, 2): where to look
+    "For every look at every pixel of the result, the place in the source."
+    places = across + down
     # a plane seen edge-on has no place to look at: stay in front of it
     places[:, :2].div_(places[:, 2:].clamp_(min=1e-3))
     return places[:, :2].permute(0, 2, 3, 1)
@@ -672,9 +679,9 @@ def buffer(
     dtype: torch.dtype,  # its type
 ) -> Tensor:  # its old contents still in it
     "Memory that is taken from the system once and then used again, which keeps it in the processor's cache."
-    key = name, tuple(shape), dtype
-    if key not in work: work[key] = torch.empty(shape, dtype=dtype)
-    return work[key]
+    key = tuple(shape), dtype, torch.is_inference_mode_enabled()  # outside inference mode its tensors cannot be changed
+    if name not in work or work[name][0] != key: work[name] = key, torch.empty(shape, dtype=dtype)
+    return work[name][1]
 
 # %% ../nbs/03_augmentation.ipynb #e5bb227f
 def add_neighbours(
@@ -685,8 +692,8 @@ def add_neighbours(
     "Write the sum of the two neighbours along an axis; at the ends a pixel is its own neighbour."
     last = image.shape[axis] - 1
     if last > 1: torch.add(image.narrow(axis, 0, last - 1), image.narrow(axis, 2, last - 1), out=out.narrow(axis, 1, last - 1))
-    torch.add(image.select(axis, 0), image.select(axis, 1), out=out.select(axis, 0))
-    torch.add(image.select(axis, last - 1), image.select(axis, last), out=out.select(axis, last))
+    image, out = image.movedim(axis, 0), out.movedim(axis, 0)
+    torch.add(image[::last], image[[1, last - 1]] if last < 3 else image[1 :: last - 2], out=out[::last])  # both ends at once
 
 # %% ../nbs/03_augmentation.ipynb #fe7c9e1c
 def smooth(
@@ -720,17 +727,15 @@ def stays_inside(
 # %% ../nbs/03_augmentation.ipynb #9f4eb07b
 def look(
     images: Tensor,  # (N, 3, H, W), float32
-    matrices: Tensor,  # (N, 3, 3), float32
-    size: tuple[int, int],  # of the result, (height, width)
+    terms: tuple[Tensor, Tensor],  # from `place_terms`
     taps: int,  # looks per pixel and axis
     sampling: "Sampling",  # how to read between pixels and beyond the edge
     inside: bool = False,  # is nothing beyond the edge looked at? then the cheapest padding will do
 ) -> Tensor:  # (N, 3, height, width)
     "Sample the images once: the mean of `taps` by `taps` looks for each pixel."
-    places = source_places(matrices, size, taps, sampling.align_corners)
     pad_mode = "border" if inside else sampling.pad_mode
-    seen = F.grid_sample(images, places, mode=sampling.mode, padding_mode=pad_mode, align_corners=sampling.align_corners)
-    return seen if taps == 1 else seen.unflatten(-1, (taps, size[1])).unflatten(-3, (taps, size[0])).mean((-4, -2))
+    seen = F.grid_sample(images, source_places(*terms), mode=sampling.mode, padding_mode=pad_mode, align_corners=sampling.align_corners)
+    return seen if taps == 1 else seen.unflatten(-1, (taps, -1)).unflatten(-3, (taps, -1)).mean((-4, -2))
 
 # %% ../nbs/03_augmentation.ipynb #6232cde8
 def kind_of_light(
@@ -767,6 +772,7 @@ def relight(
 # %% ../nbs/03_augmentation.ipynb #9e1e62dd
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 _counting = threading.local()  # .active while `count_resamplings` watches this thread
+_buffers = threading.local()  # .work: each thread's own buffers, for the sizes it met last
 
 # %% ../nbs/03_augmentation.ipynb #5f472e1c
 def image_pool(
@@ -802,9 +808,9 @@ def each_image(
     inference = torch.is_inference_mode_enabled()  # belongs to a thread, and tensors made in it can only be changed in it
 
     def work():
-        buffers = {}
+        vars(_buffers).setdefault("work", {})
         with torch.inference_mode(inference), torch.no_grad():
-            for number in numbers: act(number, buffers)
+            for number in numbers: act(number, _buffers.work)
 
     if threads <= 1 or getattr(_counting, "active", False): return work()
     pool = image_pool(torch.get_num_threads())
@@ -875,23 +881,27 @@ class Plan:
         mean, std = (step.normalize.mean, step.normalize.std) if step.normalize else ((0.0,) * 3, (1.0,) * 3)
         self.scale, self.shift = [1 / value for value in std], [-value / deviation for value, deviation in zip(mean, std)]
 
+    def terms(self, taps, matrix): return place_terms(matrix, self.size, taps, self.step.sampling.align_corners)
+
 # %% ../nbs/03_augmentation.ipynb #31e54ff0
 def run_by_image(
     plan: Plan,  # what to do
     images: Tensor,  # (B, 3, H, W), uint8 or float, on the CPU
 ) -> Tensor:  # (B, 3, h, w), float32
     "Carry out a plan one image at a time, each while it is in the cache."
-    out = torch.empty(len(images), 3, *plan.size)
+    out = large_tensor((len(images), 3, *plan.size))
     light = [kind_of_light(*pair) for pair in zip(plan.colour.tolist(), plan.offset.tolist())]
     taps, weights, inside, turns = (value.tolist() for value in (plan.taps, plan.weights, plan.inside, plan.turn))
-    unit, shift = 1 / 255 if images.dtype == torch.uint8 else 1.0, torch.tensor(plan.shift)
+    unit = 1 / 255 if images.dtype == torch.uint8 else 1.0
+    scale, shift = (torch.tensor(value).view(3, 1, 1) for value in (plan.scale, plan.shift))
+    terms = {many: plan.terms(many, plan.matrix) for many in set(taps) - {0}}
 
     def act(number, work):
         image, gain = smooth(images[number], *(weights[number] if taps[number] else (0, 0)), work)
-        if taps[number]: image = look(image[None], plan.matrix[number : number + 1], plan.size, taps[number], plan.step.sampling, inside[number])[0]
+        if taps[number]: image = look(image[None], [term[number : number + 1] for term in terms[taps[number]]], taps[number], plan.step.sampling, inside[number])[0]
         image, gain = relight(image, gain * unit, light[number], plan.colour[number], plan.offset[number])
         if turns[number]: image, gain = shift_hue(image.mul_(gain), plan.turn[number]), 1.0
-        for channel in range(3): torch.add(shift[channel], image[channel], alpha=plan.scale[channel] * gain, out=out[number, channel])
+        torch.addcmul(shift, image, scale, value=gain, out=out[number])
 
     each_image(act, len(images))
     return out
@@ -927,7 +937,7 @@ def run_together(
         for many in sorted(set(taps)):
             chosen = slice(None) if len(set(taps)) == 1 else to_device(torch.tensor([place for place, count in enumerate(taps) if count == many]), device)
             picked = values[chosen]
-            if many: picked = look(smooth_together(picked, weights[chosen]), matrix[chosen].unflatten(1, (3, 3)), plan.size, many, plan.step.sampling)
+            if many: picked = look(smooth_together(picked, weights[chosen]), plan.terms(many, matrix[chosen].unflatten(1, (3, 3))), many, plan.step.sampling)
             sampled[chosen] = picked
         values = sampled
     if plan.step.lighting:

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['PetbookError', 'DataError', 'DownloadError', 'ModelFileError', 'TrainingError', 'ImageError', 'check_choice',
            'check_range', 'stream_seed', 'random_stream', 'isolated_randomness', 'default_device', 'cache_folder',
-           'atomic_path', 'image_to_tensor', 'tensor_to_image', 'show_image', 'show_images']
+           'atomic_path', 'image_to_tensor', 'tensor_to_image', 'large_tensor', 'show_image', 'show_images']
 
 # %% ../nbs/00_core.ipynb #a2baed4d
 import hashlib
+import math
+import mmap
 import os
 import random
 import tempfile
@@ -182,6 +184,19 @@ def tensor_to_image(
     if image.is_floating_point(): image = (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
     pixels = image.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+# %% ../nbs/00_core.ipynb #c0fe1a02
+def large_tensor(
+    shape: Sequence[int],  # as for `torch.empty`
+    dtype: torch.dtype = torch.float32,  # of its numbers
+) -> Tensor:  # on the CPU; what stands in it is not defined
+    "An empty tensor, in huge pages where the system has them: several times quicker to fill for the first time."
+    size = math.prod(shape) * dtype.itemsize
+    if size < 2**22 or not hasattr(mmap, "MADV_HUGEPAGE"): return torch.empty(shape, dtype=dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # the tensor keeps it, and gives it back with itself
+    try: memory.madvise(mmap.MADV_HUGEPAGE)
+    except OSError: pass  # a kernel without huge pages; ordinary ones will do
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 # %% ../nbs/00_core.ipynb #35a4ff00
 def show_image(
