@@ -10,6 +10,7 @@ and split 10,000, 30,000 and 100,000 small files. The table is printed and writt
 """
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -153,11 +154,15 @@ def fresh(python, library, measure, *arguments):
 
 
 def building(pythons, scratch, counts=(10_000, 30_000, 100_000)):
-    rows = []
+    from PIL import Image
+
+    rows, file = [], io.BytesIO()
+    Image.new("RGB", (8, 8), "tan").save(file, "JPEG")
+    small = file.getvalue()
     for count in counts:
         folder = Path(scratch) / f"many-{count}"
         for breed in range(100): (folder / f"breed_{breed}").mkdir(parents=True)
-        for number in range(count): (folder / f"breed_{number % 100}" / f"breed_{number % 100}_{number}.jpg").touch()
+        for number in range(count): (folder / f"breed_{number % 100}" / f"breed_{number % 100}_{number}.jpg").write_bytes(small)
         for library, python in pythons.items():
             seconds, megabytes = min(fresh(python, library, "building", str(folder)) for _ in range(2))
             rows.append({"files": count, "library": library, "seconds": round(seconds, 2), "megabytes": round(megabytes, 1)})
@@ -170,6 +175,7 @@ def main():
     parser.add_argument("--peer-python", help="a Python that has fastai; made if left out")
     parser.add_argument("--images", type=Path, help="a folder of photographs named like Oxford-IIIT Pet's; the drawn pets if left out")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each loader")
+    parser.add_argument("--only", nargs="+", choices=("passes", "memory", "building"), default=("passes", "memory", "building"), help="parts to measure; the others keep their last figures")
     parser.add_argument("--serve", choices=("petbook", "fastai"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve: return serve(arguments.serve)
@@ -183,14 +189,18 @@ def main():
     pythons = {"fastai": arguments.peer_python or peer_python(), "petbook": sys.executable}
     count = len(list(folder.glob("*.jpg")))
     print(f"{count} {'photographs' if arguments.images else 'drawn pets'}, no workers, {arguments.rounds} rounds in turn, the fastest counts")
+    file = Path(__file__).parent / "results" / "loader.json"
+    result = json.loads(file.read_text()) if file.exists() else {}
+    result |= {"images": count, "kind": "photographs" if arguments.images else "drawn", "rounds": arguments.rounds,
+               "petbook_on": {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability(), "machine": platform.machine(), "cores": os.cpu_count()}}
     with tempfile.TemporaryDirectory() as scratch:
-        rows = [row for threads in sorted({1, os.cpu_count()}) for row in passes(pythons, folder, arguments.rounds, threads, scratch)]
-        memory = {library: round(fresh(python, library, "worker_memory", str(folder)), 1) for library, python in pythons.items()} if sys.platform == "linux" else {}
-        print("memory that a worker keeps to itself, MB:", memory)
-        built = building(pythons, scratch)
-    result = {"images": count, "kind": "photographs" if arguments.images else "drawn", "rounds": arguments.rounds, "passes": rows, "worker_megabytes": memory, "building": built,
-              "petbook_on": {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability(), "machine": platform.machine(), "cores": os.cpu_count()}}
-    with atomic_path(Path(__file__).parent / "results" / "loader.json") as path: path.write_text(json.dumps(result, indent=1) + "\n")
+        if "passes" in arguments.only:
+            result["passes"] = [row for threads in sorted({1, os.cpu_count()}) for row in passes(pythons, folder, arguments.rounds, threads, scratch)]
+        if "memory" in arguments.only and sys.platform == "linux":
+            result["worker_megabytes"] = {library: round(fresh(python, library, "worker_memory", str(folder)), 1) for library, python in pythons.items()}
+            print("memory that a worker keeps to itself, MB:", result["worker_megabytes"], flush=True)
+        if "building" in arguments.only: result["building"] = building(pythons, scratch)
+    with atomic_path(file) as path: path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__": main()
