@@ -1148,6 +1148,8 @@ def aug_transforms(
 ) -> list[Callable]:  # for `batch_tfms`
     "The usual augmentations for photographs: flip, warp, turn, zoom, brightness, contrast, crop."
     check_range("mult", mult, 0)
+    for name, value, most in (("max_rotate", max_rotate, 180), ("max_warp", max_warp, 0.49), ("max_lighting", max_lighting, 0.999)):
+        check_range(f"{name} * mult", round(value * mult, 9), 0, most)
     check_range("min_scale", min_scale, 0, 1, open_low=True)
     if min_scale != 1 and size is None: raise ValueError(f"min_scale={min_scale} asks for a random crop, which needs the size to bring it to: give size=224, say")
     shared = {"size": size, "mode": mode, "pad_mode": pad_mode, "align_corners": align_corners, "batch": batch}

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .core import ImageError, ModelFileError, check_choice, check_range, isolated_randomness, tensor_to_image
+from .core import ImageError, ModelFileError, check_choice, check_range, isolated_randomness, large_tensor, tensor_to_image
 
 # %% ../nbs/02_presizing.ipynb #078479d7
 def to_8_bit(
@@ -190,7 +190,12 @@ def rgb_tensor(
     image: Image.Image,  # mode RGB
 ) -> Tensor:  # uint8, (3, H, W), the three colours of a pixel side by side in memory
     "The pixels of an RGB image, without rearranging them."
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    if image.width * image.height < 2**20: return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    pixels = large_tensor((image.height, image.width, 3), torch.uint8)
+    rows = max(2**18 // image.width, 1)  # a strip that fits in the cache, and with it the copies that Pillow makes of it on the way
+    for top in range(0, image.height, rows):
+        pixels.numpy()[top : top + rows] = image.crop((0, top, image.width, min(top + rows, image.height)))
+    return pixels.permute(2, 0, 1)
 
 # %% ../nbs/02_presizing.ipynb #336f67e7
 def resample_to(
