@@ -287,9 +287,9 @@ def image_size(
 ) -> tuple[int, int]:  # (height, width)
     "The size of an image of either kind."
     if isinstance(image, Image.Image): return image.height, image.width
-    if isinstance(image, Tensor) and image.ndim == 3: return tuple(image.shape[-2:])
-    what = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
-    raise ValueError(f"{what} is no image; give a PIL image or a tensor (3, H, W), or open a file with open_image first")
+    if isinstance(image, Tensor) and image.ndim == 3 and image.numel() and image.dtype in (torch.uint8, torch.float32, torch.float64): return tuple(image.shape[-2:])
+    what = f"a tensor of shape {tuple(image.shape)} and {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+    raise ValueError(f"{what} is no image; give a PIL image or a tensor (3, H, W), uint8 or float32 in [0, 1], or open a file with open_image first")
 
 # %% ../nbs/02_presizing.ipynb #89a46eed
 class ItemTransform(Configured):
