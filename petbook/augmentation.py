@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .core import ModelFileError, check_choice, check_range, isolated_randomness, large_tensor
-from .presizing import ForeignTransform, TrainOnly, size_pair
+from .presizing import ForeignTransform, TrainOnly, range_pair, size_pair
 
 # %% ../nbs/03_augmentation.ipynb #8b326c96
 def uniforms(
@@ -53,7 +54,10 @@ def fixed_or(
 ) -> float:
     "The value that `draw` stands for: what teaching and tests use in place of chance."
     if draw is None: return otherwise
-    return float(draw(generator) if callable(draw) else draw)
+    value = draw(generator) if callable(draw) else draw
+    if not isinstance(value, (Real, Tensor)) or not math.isfinite(value):
+        raise ValueError(f"draw={value!r} must be one number, or a function that is given a generator and returns one")
+    return float(value)
 
 # %% ../nbs/03_augmentation.ipynb #9f2261fc
 class BatchTransform:
@@ -290,9 +294,7 @@ class RandomResizedCropGPU(Geometry):
         check_range("min_scale", min_scale, 0, 1, open_low=True)
         check_range("max_scale", max_scale, min_scale, 1)
         check_range("valid_scale", valid_scale, 0, 1, open_low=True)
-        check_range("ratio[0]", ratio[0], 0, open_low=True)
-        check_range("ratio[1]", ratio[1], ratio[0])
-        self.min_scale, self.max_scale, self.valid_scale, self.ratio = min_scale, max_scale, valid_scale, tuple(ratio)
+        self.min_scale, self.max_scale, self.valid_scale, self.ratio = min_scale, max_scale, valid_scale, range_pair("ratio", ratio, 0)
 
     def make_params(self, generator, height, width):
         for _ in range(0 if generator is None else 10):
@@ -527,8 +529,9 @@ class Normalize(BatchTransform):
         mean: Sequence[float],  # three, for values in [0, 1]
         std: Sequence[float],  # three, above 0
     ):
+        for values in (mean, std):
+            if not isinstance(values, (Sequence, Tensor)) or len(values) != 3: raise ValueError(f"Normalize wants three means and three deviations, one per channel, but got {mean!r} and {std!r}")
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        if len(self.mean) != 3 or len(self.std) != 3: raise ValueError(f"Normalize wants three means and three deviations, one per channel, but got {self.mean} and {self.std}")
         for value in self.std: check_range("std", value, 0, open_low=True)
 
     @classmethod
@@ -1082,6 +1085,16 @@ class StageSettings:
 
     def __repr__(self): return f"{type(self).__name__}([{', '.join(map(repr, self.tfms))}])"
 
+# %% ../nbs/03_augmentation.ipynb #e393dcb9
+def checked_batch(
+    images: Tensor,  # (B, 3, H, W), uint8, or float in [0, 1]
+) -> Tensor:  # the same
+    "Give a batch of images back; raise `ValueError` for what is none."
+    if not isinstance(images, Tensor): raise ValueError(f"a batch of images is a tensor (B, 3, H, W), not a {type(images).__name__}")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]: raise ValueError(f"a batch of images has shape (B, 3, H, W), but this one has {tuple(images.shape)}")
+    if images.dtype != torch.uint8 and not images.is_floating_point(): raise ValueError(f"a batch of images holds uint8 from 0 to 255 or floats from 0 to 1, but this one holds {images.dtype}")
+    return images
+
 # %% ../nbs/03_augmentation.ipynb #c8062f68
 class BatchStage(StageSettings):
     "What happens to a batch between the loader and the model: all geometry in one sampling, all light in one pass."
@@ -1105,8 +1118,7 @@ class BatchStage(StageSettings):
         params: list,  # from `make_params`
     ) -> Tensor:  # (B, 3, h, w), float32
         "Transform a batch; nothing is drawn here."
-        if images.ndim != 4 or images.shape[1] != 3: raise ValueError(f"a batch of images has shape (B, 3, H, W), but this one has {tuple(images.shape)}")
-        images = images.detach()
+        images = checked_batch(images).detach()
         for step, numbers in zip(self.steps, params): images = step.apply(images, numbers)
         return unit_floats(images)
 
@@ -1148,6 +1160,8 @@ def aug_transforms(
 ) -> list[Callable]:  # for `batch_tfms`
     "The usual augmentations for photographs: flip, warp, turn, zoom, brightness, contrast, crop."
     check_range("mult", mult, 0)
+    for name, value, most in (("max_rotate", max_rotate, 180), ("max_warp", max_warp, 0.49), ("max_lighting", max_lighting, 0.999)):
+        check_range(f"{name} * mult", round(value * mult, 9), 0, most)
     check_range("min_scale", min_scale, 0, 1, open_low=True)
     if min_scale != 1 and size is None: raise ValueError(f"min_scale={min_scale} asks for a random crop, which needs the size to bring it to: give size=224, say")
     shared = {"size": size, "mode": mode, "pad_mode": pad_mode, "align_corners": align_corners, "batch": batch}

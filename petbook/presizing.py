@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .core import ImageError, ModelFileError, check_choice, check_range, isolated_randomness, tensor_to_image
+from .core import ImageError, ModelFileError, check_choice, check_range, isolated_randomness, large_tensor, tensor_to_image
 
 # %% ../nbs/02_presizing.ipynb #078479d7
 def to_8_bit(
@@ -190,7 +190,12 @@ def rgb_tensor(
     image: Image.Image,  # mode RGB
 ) -> Tensor:  # uint8, (3, H, W), the three colours of a pixel side by side in memory
     "The pixels of an RGB image, without rearranging them."
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    if image.width * image.height < 2**20: return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    pixels = large_tensor((image.height, image.width, 3), torch.uint8)
+    rows = max(2**18 // image.width, 1)  # a strip that fits in the cache, and with it the copies that Pillow makes of it on the way
+    for top in range(0, image.height, rows):
+        pixels.numpy()[top : top + rows] = image.crop((0, top, image.width, min(top + rows, image.height)))
+    return pixels.permute(2, 0, 1)
 
 # %% ../nbs/02_presizing.ipynb #336f67e7
 def resample_to(
@@ -282,9 +287,9 @@ def image_size(
 ) -> tuple[int, int]:  # (height, width)
     "The size of an image of either kind."
     if isinstance(image, Image.Image): return image.height, image.width
-    if isinstance(image, Tensor) and image.ndim == 3: return tuple(image.shape[-2:])
-    what = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
-    raise ValueError(f"{what} is no image; give a PIL image or a tensor (3, H, W), or open a file with open_image first")
+    if isinstance(image, Tensor) and image.ndim == 3 and image.numel() and image.dtype in (torch.uint8, torch.float32, torch.float64): return tuple(image.shape[-2:])
+    what = f"a tensor of shape {tuple(image.shape)} and {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+    raise ValueError(f"{what} is no image; give a PIL image or a tensor (3, H, W), uint8 or float32 in [0, 1], or open a file with open_image first")
 
 # %% ../nbs/02_presizing.ipynb #89a46eed
 class ItemTransform(Configured):

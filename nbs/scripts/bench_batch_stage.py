@@ -3,6 +3,8 @@
     python nbs/scripts/bench_batch_stage.py --peer-python PATH   # a Python that has fastai==2.8.12 and kornia
     python nbs/scripts/bench_batch_stage.py                      # makes such an environment first (some GB, minutes)
 
+Resamplings: how often an image is resampled on its way, counted by petbook's `count_resamplings` in every system's process.
+
 Time: 64 pictures, 460 -> 224 pixels, aug_transforms(size=224, min_scale=.75) with normalisation, and what comes nearest to it in
 the others. Every system runs in a process of its own; the rounds are interleaved, and the least and the median time are kept.
 
@@ -180,6 +182,19 @@ def tilted(warp):
     return [[(u + 1) / 2 * (SIDE - 1), (v + 1) / 2 * (SIDE - 1)] for u, v in places]
 
 
+def resamplings(system, images):
+    "How often the system resamples an image on its way through the batch stage, and by which operations."
+    sys.path.insert(0, str(HERE.parents[1]))  # the tool is petbook's, also where petbook is not installed
+    from petbook.augmentation import count_resamplings
+
+    answer, names = {}, {}
+    for kind, training in (("train", True), ("valid", False)):
+        with count_resamplings() as seen: system.run(images, training, 0)
+        answer[kind] = seen.per_image(len(images))
+        names |= {f"{one.name} to {one.size[0]}": None for one in seen}
+    return answer | {"seen": ", ".join(names)}
+
+
 def work(name, folder):
     "Serve one system: lines of JSON in, lines of JSON out."
     torch.set_grad_enabled(False)
@@ -195,6 +210,7 @@ def work(name, folder):
             result = system.run(images, order["training"], order["round"])
             answer = {"seconds": time.perf_counter() - started, "shape": list(result.shape), "finite": bool(torch.isfinite(result).all())}
             del result
+        elif order["do"] == "count": answer = resamplings(system, images)
         else:
             torch.set_num_threads(1)  # not timed; and many small threads on a busy machine wait for each other
             pictures = torch.from_numpy(np.load(folder / "quality.npy")).float()
@@ -306,9 +322,10 @@ def make_pictures(folder, photographs):
     from petbook.presizing import ItemStage, Resize
 
     stage = ItemStage(Resize(SIDE))
-    sources = [draw_pet(breed, 1, size=600) for breed in BREEDS[::3]]
+    sources = [draw_pet(BREEDS[number * len(BREEDS) // 20], 1, size=600) for number in range(20)]
     kinds = ["drawn"] * len(sources)
-    files = sorted(photographs.glob("*.jpg"))[::25] if photographs.is_dir() else []
+    files = sorted(photographs.glob("*.jpg")) if photographs.is_dir() else []
+    files = files[:: max(len(files) // 20, 1)][:20]
     sources, kinds = sources + files, kinds + ["photograph"] * len(files)
     tensors = torch.stack([stage(source) for source in sources])
     np.save(folder / "quality.npy", tensors.numpy())
@@ -378,6 +395,7 @@ def main():
             if taken: result["time"].setdefault(name, {})["train" if training else "valid"] = {"min": min(taken), "median": statistics.median(taken)}
         for name in SYSTEMS: result["time"][name]["slower_than_petbook"] = {
             kind: result["time"][name][kind]["min"] / result["time"]["petbook"][kind]["min"] for kind in ("train", "valid") if kind in result["time"][name]}
+        result["resamplings"] = {name: workers[name].ask(do="count") for name in SYSTEMS if name in CHAINS}
         if not arguments.no_quality:
             workers |= {name: Worker(name, python.get(name, peer), folder) for name in CHAINS if name not in workers}
             for name in CHAINS: workers[name].ask(do="quality")
@@ -394,6 +412,8 @@ def report(result):
     for name, row in result["time"].items():
         valid = f"{row['valid']['min']:11.0f}{row['slower_than_petbook']['valid']:11.1f}" if "valid" in row else ""
         print(f"{name:28}{row['train']['min']:10.0f}{row['train']['median']:9.0f}{row['slower_than_petbook']['train']:11.1f}{valid}")
+    print("\nresamplings per image in the batch stage")
+    for name, row in result["resamplings"].items(): print(f"{name:28}train {row['train']:.2f}   valid {row['valid']:.2f}   {row['seen']}")
     for size in (224, 96):
         print(f"\n460 -> {size}: PSNR (dB) and SSIM against the supersampled ideal")
         for name in CHAINS:
