@@ -6,7 +6,7 @@
 __all__ = ['get_files', 'get_image_files', 'RegexLabeller', 'using_attr', 'parent_label', 'ColReader', 'RandomSplitter',
            'StratifiedSplitter', 'KFoldSplitter', 'IndexSplitter', 'FuncSplitter', 'GrandparentSplitter', 'ColSplitter',
            'TransformBlock', 'ImageBlock', 'CategoryBlock', 'MemoryCache', 'FolderCache', 'ImageDataset', 'Batch',
-           'Loader', 'default_workers', 'DataLoaders', 'Datasets', 'DataBlock', 'Summary', 'ImageReport',
+           'Loader', 'show_batch', 'default_workers', 'DataLoaders', 'Datasets', 'DataBlock', 'Summary', 'ImageReport',
            'verify_images', 'ImageDataLoaders']
 
 # %% ../nbs/04_datablock.ipynb #5b434f5b
@@ -19,15 +19,18 @@ import multiprocessing
 import os
 import pickle
 import re
+import signal
 import sys
+import textwrap
 import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from hashlib import blake2b
+from numbers import Integral, Number
 from pathlib import Path
 from typing import NamedTuple
 
@@ -196,8 +199,9 @@ class ColReader:
 
     def __call__(
         self,
-        row: dict,  # a row: column name -> value
+        row: dict,  # a row: column name -> value (a row of a data frame does too)
     ) -> object:  # the value; a string if something was put before or after it
+        row = dict(row)
         names = list(row)
         if self.cols not in row and not (isinstance(self.cols, int) and self.cols < len(names)):
             raise DataError(f"there is no column {self.cols!r}; the columns are {', '.join(map(repr, names))}")
@@ -226,6 +230,15 @@ class RandomSplitter:
         cut = int(self.valid_pct * len(items))
         return order[cut:], order[:cut]
 
+# %% ../nbs/04_datablock.ipynb #7e4447ff
+def split_off(
+    valid: Iterable[int],  # positions
+    count: int,  # how many items there are
+) -> Split:  # positions in train, positions in valid
+    "Put some positions in valid and all others in train, both in order."
+    valid = set(valid)
+    return [position for position in range(count) if position not in valid], sorted(valid)
+
 # %% ../nbs/04_datablock.ipynb #decc47c0
 def by_class(
     labels: Sequence,  # one per item
@@ -242,23 +255,19 @@ def by_class(
 class StratifiedSplitter:
     "Put the same part of every class aside for validation; a class of two or more has at least one item on each side."
 
-    valid_pct: float = 0.2  # how much of each class, in (0, 1)
+    valid_pct: float = 0.2  # how much of each class, in (0, 1]
     seed: int | None = None  # of the permutations; None: the block's seed
     uses_labels = True
 
-    def __post_init__(self): check_range("valid_pct", self.valid_pct, 0, 1)
+    def __post_init__(self): check_range("valid_pct", self.valid_pct, 0, 1, open_low=True)
 
     def __call__(
         self,
         items: Sequence,  # what to split
         labels: Sequence,  # one per item
     ) -> Split:  # positions in train, positions in valid
-        train, valid = [], []
-        for group in by_class(labels, self.seed or 0).values():
-            cut = min(max(round(self.valid_pct * len(group)), 1), len(group) - 1)
-            train += group[cut:]
-            valid += group[:cut]
-        return sorted(train), sorted(valid)
+        share = lambda size: min(max(round(self.valid_pct * size), 1), size - 1)
+        return split_off((position for group in by_class(labels, self.seed or 0).values() for position in group[: share(len(group))]), len(items))
 
 # %% ../nbs/04_datablock.ipynb #648b724c
 @dataclass
@@ -270,7 +279,9 @@ class KFoldSplitter:
     seed: int | None = None  # of the deal; None: the block's seed
     uses_labels = True
 
-    def __post_init__(self): check_range("fold", self.fold, 0, self.n_folds - 1)
+    def __post_init__(self):
+        check_range("n_folds", self.n_folds, 2)
+        check_range("fold", self.fold, 0, self.n_folds - 1)
 
     def __call__(
         self,
@@ -278,8 +289,7 @@ class KFoldSplitter:
         labels: Sequence,  # one per item
     ) -> Split:  # positions in train, positions in valid
         dealt = [position for group in by_class(labels, self.seed or 0).values() for position in group]
-        valid = set(dealt[self.fold::self.n_folds])
-        return [position for position in range(len(items)) if position not in valid], sorted(valid)
+        return split_off(dealt[self.fold::self.n_folds], len(items))
 
 # %% ../nbs/04_datablock.ipynb #41c86856
 @dataclass
@@ -292,8 +302,8 @@ class IndexSplitter:
         self,
         items: Sequence,  # what to split
     ) -> Split:  # positions in train, positions in valid
-        valid = {int(position) for position in self.valid_idx}
-        return [position for position in range(len(items)) if position not in valid], sorted(valid)
+        if any(isinstance(position, (bool, np.bool_)) for position in self.valid_idx): raise DataError("valid_idx holds yes and no; IndexSplitter takes positions, such as [0, 7]")
+        return split_off(map(int, self.valid_idx), len(items))
 
 # %% ../nbs/04_datablock.ipynb #bced9960
 @dataclass
@@ -306,8 +316,7 @@ class FuncSplitter:
         self,
         items: Sequence,  # what to split
     ) -> Split:  # positions in train, positions in valid
-        chosen = [bool(self.func(item)) for item in items]
-        return [position for position, yes in enumerate(chosen) if not yes], [position for position, yes in enumerate(chosen) if yes]
+        return split_off((position for position, item in enumerate(items) if self.func(item)), len(items))
 
     def __repr__(self): return f"FuncSplitter({called(self.func)})"
 
@@ -327,23 +336,36 @@ class GrandparentSplitter:
         names = lambda name: [name] if isinstance(name, str) else list(name)
         found = lambda wanted: [position for position, name in enumerate(above) if name in names(wanted)]
         for wanted in (self.train_name, self.valid_name):
-            if not found(wanted): raise DataError(f"no item lies in a folder below {wanted!r}; the folders two levels up are {sorted(set(above))[:8]}")
+            if not found(wanted): raise DataError(f"no item lies in a folder below {wanted!r}; the folders two levels up are {sorted(set(above))[:8]} (folders of classes without train and valid above them are split at random: valid_pct=0.2, or a RandomSplitter)")
         return found(self.train_name), found(self.valid_name)
+
+# %% ../nbs/04_datablock.ipynb #a04e8533
+def says_yes(
+    value: object,  # from a column
+    col: str | int,  # the column, for the message
+) -> bool:
+    "Read a yes or no. Raises `DataError` for anything else, because it would land in training unnoticed."
+    word = str(value).strip().lower()
+    if word in ("true", "yes", "1", "1.0", "valid"): return True
+    if word in ("false", "no", "0", "0.0", "train"): return False
+    raise DataError(f"column {col!r} holds {value!r}, which says neither yes (true, yes, 1, valid) nor no (false, no, 0, train); name the values that mean validation: ColSplitter({col!r}, on=[…])")
 
 # %% ../nbs/04_datablock.ipynb #feee25ce
 @dataclass
 class ColSplitter:
-    "Validate on the rows whose column says so: true, 1, or one of the words given."
+    "Validate on the rows whose column says so: true, yes, 1, valid; or the values given."
 
     col: str | int = "is_valid"  # the column's name, or its position
-    on: Sequence | None = None  # values that mean validation (None: true, yes, 1, valid)
+    on: object = None  # the value, or values, that mean validation; None: the column says yes or no
 
     def __call__(
         self,
         items: Sequence[dict],  # rows
     ) -> Split:  # positions in train, positions in valid
-        yes = {str(value).lower() for value in (self.on or ("true", "yes", "1", "1.0", "valid"))}
-        return FuncSplitter(lambda row: str(ColReader(self.col)(row)).lower() in yes)(items)
+        read = ColReader(self.col)
+        if self.on is None: return FuncSplitter(lambda row: says_yes(read(row), self.col))(items)
+        wanted = {str(value) for value in (self.on if isinstance(self.on, (list, tuple, set)) else [self.on])}
+        return FuncSplitter(lambda row: str(read(row)) in wanted)(items)
 
 # %% ../nbs/04_datablock.ipynb #377d2423
 @dataclass
@@ -377,7 +399,7 @@ class CategoryBlock(TransformBlock):
     ) -> list[str]:  # the classes
         "List the classes. Raises `DataError` for a class given twice and for a single class."
         names = list(dict.fromkeys(labels)) if self.vocab is None else list(self.vocab)
-        if self.vocab is None and self.sort: names = sorted(names, key=None if all(isinstance(name, int) for name in names) else str)
+        if self.vocab is None and self.sort: names = sorted(names, key=None if all(isinstance(name, Number) for name in names) else str)
         names = ["#na#"] * self.add_na + [str(name) for name in names]
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice: raise DataError(f"the vocabulary has {twice[0]!r} twice; a class has one number")
@@ -541,7 +563,8 @@ def cache_recipe(
     type_tfms: Sequence[Callable],  # run before it
 ) -> str:
     "Say everything that prepared pixels depend on besides the file: transforms, and the versions of what decodes and resizes."
-    own = [(function.__module__, getattr(function, "__qualname__", repr(function)), getattr(getattr(function, "__code__", None), "co_code", b"").hex()) for function in type_tfms]
+    code = lambda function: (function.__code__.co_code.hex(), repr(function.__code__.co_consts)) if hasattr(function, "__code__") else ()
+    own = [(function.__module__, getattr(function, "__qualname__", repr(function)), *code(function)) for function in type_tfms]
     return json.dumps([1, torch.__version__, Image.__version__, stage.config(), own], default=repr)
 
 # %% ../nbs/04_datablock.ipynb #f6d3c2e0
@@ -605,7 +628,8 @@ class ImageDataset:
     def __getitems__(self, keys): return read_batch(self, keys)
 
 # %% ../nbs/04_datablock.ipynb #72c1a46c
-class RawBatch(NamedTuple):
+@dataclass
+class RawBatch:
     "What a worker hands over."
 
     keys: list[Key]  # of the items that could be read
@@ -613,6 +637,10 @@ class RawBatch(NamedTuple):
     targets: Tensor  # int64, (B,)
     failed: list[tuple[int, Exception]]  # index and error of the others
     prepared: list | None = None  # instead of images, for a memory cache: one prepared image (or None) for each key
+
+    def pin_memory(self) -> "RawBatch":
+        "Called by torch's loader if batches go to a GPU: copying from pinned memory need not be waited for."
+        return self if self.images is None else replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 # %% ../nbs/04_datablock.ipynb #5ee70607
 def read_batch(
@@ -648,7 +676,7 @@ def finish_prepared(
     for key, prepared in zip(raw.keys, raw.prepared):
         if prepared is not None: dataset.cache.put(prepared[0], from_bytes(prepared[1]))
     finished = read_batch(dataset, raw.keys)
-    return finished._replace(failed=raw.failed + finished.failed)
+    return replace(finished, failed=raw.failed + finished.failed)
 
 # %% ../nbs/04_datablock.ipynb #592a315c
 def name_the_item(
@@ -856,6 +884,13 @@ def holder(
     cache = dataset.cache
     return (lambda key: cache.get(cache.entry(dataset.items[key.index])) is not None) if isinstance(cache, MemoryCache) else None
 
+# %% ../nbs/04_datablock.ipynb #c9bee1c9
+def ignore_interrupt(
+    worker: int,  # its number
+) -> None:
+    "Leave Ctrl-C to the main process: the system sends it to the workers too, and the next pass would find them dead."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
 # %% ../nbs/04_datablock.ipynb #072023f3
 def make_reader(
     loader: Loader,  # what to read, and how
@@ -868,6 +903,7 @@ def make_reader(
         collate_fn=as_it_is,
         pin_memory=loader.device.type == "cuda",
         persistent_workers=loader.num_workers > 0,
+        worker_init_fn=ignore_interrupt,
         multiprocessing_context=loader.start_method if loader.num_workers else None,
         generator=torch.Generator(),  # or else it would draw from the global one
     )
@@ -883,6 +919,10 @@ def fetch(
     if not busy: loader.reader = reader
     reader.batch_sampler.batches = plan
     try: yield from reader
+    except GeneratorExit: raise  # the pass was broken off between two batches; the workers are well
+    except BaseException:
+        loader.reader = None  # a worker died, or Ctrl-C came while one was answering: the next pass starts new ones
+        raise
     finally: reader.batch_sampler.batches = ()
 
 # %% ../nbs/04_datablock.ipynb #b87d78f6
@@ -909,6 +949,15 @@ def note_failures(
         if loader.on_error == "raise" or not isinstance(error, ImageError): raise error
         loader.skipped.setdefault(str(loader.dataset.items[index]), error.reason)
 
+# %% ../nbs/04_datablock.ipynb #43967e4a
+def first_few(
+    lines: Sequence[str],  # of a message
+    where: str,  # what holds all of them
+    most: int = 10,  # how many to keep
+) -> list[str]:
+    "Cut a long list short, and say where the rest is."
+    return [*lines[:most], f"  … and {len(lines) - most} more; all are in {where}"] if len(lines) > most else list(lines)
+
 # %% ../nbs/04_datablock.ipynb #98af2d73
 def report_skipped(
     loader: Loader,  # after a pass
@@ -918,15 +967,18 @@ def report_skipped(
     loader.reported = len(loader.skipped)
     if len(loader.skipped) >= len(loader.dataset): raise DataError(f"none of the {len(loader.dataset)} images can be read, for instance {new[0][0]}: {new[0][1]}")
     if not new: return
-    lines = [f"  {file}: {reason}" for file, reason in new[:10]] + ["  … all of them are in loader.skipped"] * (len(new) > 10)
-    warnings.warn(f"left out {len(new)} of {len(loader.dataset)} images:\n" + "\n".join(lines), stacklevel=3)
+    lines = first_few([f"  {file}: {reason}" for file, reason in new], "loader.skipped")
+    warnings.warn("\n".join([f"left out {len(new)} of {len(loader.dataset)} images:", *lines]), stacklevel=3)
 
 # %% ../nbs/04_datablock.ipynb #f0700c36
 def first_batch(
     loader: Loader,  # where from
+    max_n: int | None = None,  # at most this many of its images; None: all
+    unique: bool = False,  # one image, `max_n` times
 ) -> Batch:
     "Read the first batch of the present epoch, in this process: the loader's place and its workers are not touched."
     for keys in loader.plan(loader.epoch):
+        keys = [keys[0]._replace(repeat=repeat) for repeat in range(max_n)] if unique else keys[:max_n]
         batch = finish_batch(loader, read_batch(loader.dataset, keys))
         if batch is not None: return batch
     raise DataError(f"{loader} has no batch to show")
@@ -943,10 +995,7 @@ def show_batch(
 ):  # the figure
     "Show images of a batch as the model gets them, with their classes."
     if nrows and ncols: max_n = nrows * ncols
-    if b is None:
-        keys = loader.plan(loader.epoch)[0][:max_n]
-        if unique: keys = [keys[0]._replace(repeat=repeat) for repeat in range(max_n)]
-        b = finish_batch(loader, read_batch(loader.dataset, keys))
+    if b is None: b = first_batch(loader, max_n, unique)
     images, names = loader.batch_stage.decode(b[0][:max_n]), [loader.vocab[target] if target >= 0 else "" for target in b[1][:max_n].tolist()]
     figure = show_images(list(images), names, nrows, ncols)
     if figsize: figure.set_size_inches(figsize)
@@ -972,6 +1021,16 @@ def cannot_travel(
     except Exception as error: return f"{type(error).__name__}: {error}"
     return "a transform was defined in the notebook; put it into a .py file and import it" if notebook and b"__main__" in sent else None
 
+# %% ../nbs/04_datablock.ipynb #ef31f29a
+def check_whole(
+    name: str,  # the argument's name, for the message
+    value: int,  # what was given
+    low: int,  # smallest allowed value
+) -> None:
+    "Raise `TypeError` for what is no whole number, and `ValueError` for one that is too small."
+    if not isinstance(value, Integral): raise TypeError(f"{name}={value!r} is no whole number")
+    check_range(name, value, low)
+
 # %% ../nbs/04_datablock.ipynb #76d27e2c
 def choose_workers(
     num_workers: int | None,  # what was asked for; None: choose
@@ -982,7 +1041,7 @@ def choose_workers(
     ways = multiprocessing.get_all_start_methods()
     if start_method is not None: check_choice("start_method", start_method, ways)
     workers = default_workers(len(dataset), start_method) if num_workers is None else num_workers
-    check_range("num_workers", workers, 0)
+    check_whole("num_workers", workers, 0)
     why = cannot_travel(dataset) if workers and (start_method or multiprocessing.get_start_method()) != "fork" else None
     if why: warnings.warn(f"reading without workers, because a new process cannot get the transforms ({why})", stacklevel=4)
     return 0 if why else workers
@@ -1101,7 +1160,8 @@ def test_items(
 ) -> tuple[list, Tensor]:  # what to open, and class numbers
     "Prepare items that came from outside; labels of the loaders' own items are known."
     if isinstance(items, (str, Path)): items = get_image_files(items) if Path(items).is_dir() else [Path(items)]
-    items = as_items(items)
+    items = [items] if isinstance(items, (bytes, Image.Image)) else as_items(items)
+    if not items: raise DataError("there is no item to read: the list is empty")
     rows = [isinstance(item, dict) for item in items]
     sources = [dls.block.source(item) if row else item for item, row in zip(items, rows)]
     if not with_labels: return sources, torch.full((len(sources),), -100)
@@ -1118,6 +1178,18 @@ def as_items(
     "Make a list of items."
     return source.to_dict("records") if hasattr(source, "to_dict") else list(source)
 
+# %% ../nbs/04_datablock.ipynb #90b370a9
+def describe(
+    value: object,  # anything that goes through the pipeline
+) -> str:
+    "Say what a value is: its kind, size and range."
+    if isinstance(value, Tensor) and value.numel():
+        low, high = (f"{round(number, 3):g}" for number in (value.min().item(), value.max().item()))
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}, values {low} to {high}"
+    if isinstance(value, Image.Image): return f"{value.mode} image, {value.height} x {value.width}"
+    if isinstance(value, (str, Path)): return str(value).replace(f"{Path.home()}/", "~/", 1)
+    return f"{type(value).__name__} {str(value)[:60]}"
+
 # %% ../nbs/04_datablock.ipynb #b635ffd7
 def label_items(
     items: Sequence,  # what to label
@@ -1129,7 +1201,8 @@ def label_items(
         try: label = get_y(item)
         except Exception as error: label, failed[position] = None, str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         else:
-            if label is None or label == "" or label != label: label, failed[position] = None, f"its label is missing ({label!r})"
+            if isinstance(label, Tensor) or not isinstance(label, Hashable): label, failed[position] = None, f"its label is {describe(label)}, but one class is expected: a word or a number"
+            elif label is None or label == "" or label != label: label, failed[position] = None, f"its label is missing ({label!r})"
         labels.append(label)
     return labels, failed
 
@@ -1145,7 +1218,7 @@ def unlabelled(
     good = next((position for position in range(len(items)) if position not in failed), None)
     beside = "" if good is None else f"; others are read well: {items[good]} as {labels[good]!r}"
     return (
-        f"{len(failed)} of {len(items)} items cannot be labelled by {called(get_y)}: {some}{' …' if len(failed) > 3 else ''}{beside}. "
+        f"{len(failed)} of {len(items)} items cannot be labelled by {called(get_y) if get_y else 'their second part (without get_y, an item is a pair)'}: {some}{' …' if len(failed) > 3 else ''}{beside}. "
         "Mend get_y, rename these files or take them away, or leave them out with on_error='skip'"
     )
 
@@ -1159,13 +1232,32 @@ def split_items(
     "Split, and refuse a side that is empty or an item on both. Raises `DataError`."
     if is_dataclass(splitter) and getattr(splitter, "seed", 0) is None: splitter = replace(splitter, seed=seed)
     sides = splitter(items, labels) if getattr(splitter, "uses_labels", False) else splitter(items)
+    if not isinstance(sides, Sequence) or len(sides) != 2: raise DataError(f"{called(splitter)} must give two lists of positions, for training and for validation, but gave {describe(sides)}")
     train, valid = ([int(position) for position in side] for side in sides)
+    outside = [position for position in train + valid if not 0 <= position < len(items)]
+    if outside: raise DataError(f"{called(splitter)} names position {outside[0]}, but the {len(items)} items stand at 0 to {len(items) - 1}")
     for name, side in (("training", train), ("validation", valid)):
         if not side: raise DataError(f"{called(splitter)} leaves no item for {name} ({len(items)} items in all: {len(train)} train, {len(valid)} valid); choose another splitter, or add items")
     both = set(train) & set(valid)
     if both: raise DataError(f"{called(splitter)} puts items on both sides ({len(both)}, for instance {items[min(both)]}); validation would only measure memory")
     if len(train) < 2: raise DataError(f"{called(splitter)} leaves one item for training; batch norm needs at least two")
     return train, valid
+
+# %% ../nbs/04_datablock.ipynb #0a69d37b
+def on_neither_side(
+    sides: Split,  # positions in train, positions in valid
+    count: int,  # how many items there are
+) -> list[int]:  # positions
+    "List what a splitter leaves out."
+    return sorted(set(range(count)).difference(*sides))
+
+# %% ../nbs/04_datablock.ipynb #4a20746c
+def pick(
+    values: Sequence,  # one per item
+    places: Sequence[int],  # positions
+) -> list:
+    "Take the values at some positions."
+    return [values[place] for place in places]
 
 # %% ../nbs/04_datablock.ipynb #ac70d4ca
 @dataclass
@@ -1193,23 +1285,8 @@ def warn_of_unseen(
                   f"{' …' if len(unseen) > 5 else ''}; StratifiedSplitter puts some of each class on both sides", stacklevel=4)
 
 # %% ../nbs/04_datablock.ipynb #4e79a107
-@dataclass
-class BlockParts:
-    "The answers that make a `DataBlock`; see there."
-
-    blocks: Sequence = (ImageBlock, CategoryBlock)  # what x and y are: classes or objects
-    get_items: Callable | None = None  # source -> items; None: the source is the list (or data frame)
-    splitter: Callable | None = None  # items -> positions in train, positions in valid; None: RandomSplitter()
-    get_x: Callable | None = None  # item -> what the image is opened from; None: the item itself
-    get_y: Callable | None = None  # item -> label; None: the item is a pair, and its second part the label
-    item_tfms: object = None  # transforms of one image: one, or a list
-    batch_tfms: object = None  # transforms of a batch: one, or a list
-    seed: int = 42  # of everything random
-
-    def __post_init__(self):
-        made = [block() if isinstance(block, type) or not isinstance(block, TransformBlock) else block for block in self.blocks]
-        if len(made) != 2 or not isinstance(made[1], CategoryBlock): raise DataError(f"blocks must be an image and a category, (ImageBlock, CategoryBlock), but there are {made}")
-        self.blocks, self.splitter = tuple(made), self.splitter or RandomSplitter()
+class BlockSteps:
+    "How the answers of a `DataBlock` are used."
 
     def source(self, item): return self.get_x(item) if self.get_x else item if self.get_y else item[0]
 
@@ -1224,7 +1301,13 @@ class BlockParts:
         if failed: raise DataError(unlabelled(items, labels, failed, self.get_y))
         return labels
 
+    def find_vocab(self, labels, sides): return self.blocks[1].find_vocab(pick(labels, sorted(sides[0] + sides[1])))
+
     def encode(self, items, vocab): return encode_labels(self.blocks[1], self.labels(items), vocab, items)
+
+    def __repr__(self):
+        told = [(part.name, getattr(self, part.name)) for part in fields(self)]
+        return f"DataBlock({', '.join(f'{name}={called(value)}' for name, value in told if value is not None)})"
 
 # %% ../nbs/04_datablock.ipynb #629e22f7
 def as_list(
@@ -1234,7 +1317,7 @@ def as_list(
     return [] if tfms is None else list(tfms) if isinstance(tfms, Sequence) else [tfms]
 
 # %% ../nbs/04_datablock.ipynb #a0071994
-class BlockTools(BlockParts):
+class BlockTools(BlockSteps):
     "What a `DataBlock` does besides building loaders."
 
     def datasets(
@@ -1257,6 +1340,7 @@ class BlockTools(BlockParts):
         timings: bool = True,  # show how long each step took?
     ) -> "Summary":
         "Walk one item, then a batch, through every step, and say where and why it stops. Printed outside notebooks."
+        check_whole("bs", bs, 1)
         summary = Summary(timings)
         try: explain_block(summary, self, source, bs)
         except StopSummary: pass
@@ -1271,9 +1355,32 @@ class BlockTools(BlockParts):
         "Copy the block with other parts, for instance `item_tfms`. A part that does not exist is a `TypeError` naming it."
         return replace(self, **changes)
 
+# %% ../nbs/04_datablock.ipynb #1b625f73
+def checked_blocks(
+    blocks: Sequence,  # classes, functions or objects
+) -> tuple[TransformBlock, CategoryBlock]:
+    "Make objects of what stands for x and y. Raises `DataError` unless these are an image and a category."
+    given = blocks if isinstance(blocks, Sequence) else [blocks]
+    made = tuple(block() if callable(block) else block for block in given)  # CategoryBlock, or CategoryBlock()
+    kinds = [isinstance(block, CategoryBlock) for block in made]
+    if kinds == [False, True] and isinstance(made[0], TransformBlock): return made
+    raise DataError(f"blocks must be an image and a category, (ImageBlock, CategoryBlock), but there are {made}")
+
 # %% ../nbs/04_datablock.ipynb #52ff50e5
+@dataclass(repr=False)
 class DataBlock(BlockTools):
     "How to get from a source (a folder, a table) to batches. Nothing is read before one of its methods is called."
+
+    blocks: Sequence = (ImageBlock, CategoryBlock)  # what x and y are: classes or objects
+    get_items: Callable | None = None  # source -> items; None: the source is the list (or data frame)
+    splitter: Callable | None = None  # items -> positions in train, positions in valid; None: RandomSplitter()
+    get_x: Callable | None = None  # item -> what the image is opened from; None: the item itself
+    get_y: Callable | None = None  # item -> label; None: the item is a pair, and its second part the label
+    item_tfms: object = None  # transforms of one image: one, or a list
+    batch_tfms: object = None  # transforms of a batch: one, or a list
+    seed: int = 42  # of everything random
+
+    def __post_init__(self): self.blocks, self.splitter = checked_blocks(self.blocks), self.splitter or RandomSplitter()
 
     def dataloaders(
         self,
@@ -1290,6 +1397,7 @@ class DataBlock(BlockTools):
         start_method: str | None = None,  # how workers start: "fork", "spawn" or "forkserver"; None: the system's way
     ) -> DataLoaders:
         "Build the datasets, and a loader for each. Raises `DataError`; a misspelt argument is a `TypeError` naming it."
+        for name, size in (("bs", bs), ("val_bs", bs if val_bs is None else val_bs)): check_whole(name, size, 1)
         data = self.datasets(source, seed, cache, on_error)
         workers = choose_workers(num_workers, data.train, start_method)
         shared = dict(vocab=data.vocab, batch_stage=BatchStage(self.batch_steps()), device=default_device(device),
@@ -1303,7 +1411,6 @@ def fitting_size(
     count: int,  # how many training items there are
 ) -> int:
     "Bring a batch size down to the data, and say so."
-    check_range("bs", bs, 1)
     if bs > count: warnings.warn(f"bs={bs} is more than the {count} training items: each epoch is one batch of {count}", stacklevel=3)
     return min(bs, count)
 
@@ -1318,7 +1425,7 @@ def training_weights(
         check_choice("weights", weights, ("balanced",))
         return balanced_weights(targets)
     weights = torch.as_tensor(weights, dtype=torch.float64)
-    if weights.shape != targets.shape: raise DataError(f"there are {len(weights)} weights, but {len(targets)} training items; give one for each")
+    if weights.shape != targets.shape: raise DataError(f"there are {weights.numel()} weights, but {len(targets)} training items; give one for each")
     if not (weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0): raise DataError("weights must be numbers from 0 up, and not all 0")
     return weights
 
@@ -1328,7 +1435,8 @@ def find_items(
     source: object,  # what it takes
 ) -> list:  # never empty
     "List the items. Raises `DataError` if there is none."
-    items = as_items(block.get_items(source) if block.get_items else source)
+    if not block.get_items and isinstance(source, (str, Path)): raise DataError(f"without get_items the source must be a list or a table, but it is {str(source)!r}; for a folder give get_items=get_image_files")
+    items = as_items((block.get_items(source) or []) if block.get_items else source)
     if not items: raise DataError("there is no item: " + (f"get_items found nothing in {source}" if block.get_items else "the source is empty"))
     return items
 
@@ -1343,17 +1451,21 @@ def build_datasets(
     "List, label, split and count."
     items = find_items(block, source)
     labels, failed = label_items(items, block.label)
-    if failed and on_error == "raise": raise DataError(unlabelled(items, labels, failed, block.get_y))
+    if failed and (on_error == "raise" or len(failed) == len(items)): raise DataError(unlabelled(items, labels, failed, block.get_y))
     kept = [position for position in range(len(items)) if position not in failed]
     left_out = {str(items[position]): reason for position, reason in failed.items()}
     if left_out: warnings.warn(f"left out for want of a label: {len(left_out)} of {len(labels)} items, for instance {next(iter(left_out))}; all are in .left_out", stacklevel=4)
-    items, labels = [items[position] for position in kept], [labels[position] for position in kept]
-    train, valid = split_items(block.splitter, items, labels, seed)
-    vocab = block.blocks[1].find_vocab(labels)
-    targets = encode_labels(block.blocks[1], labels, vocab, items)
-    sources, stage = [block.source(item) for item in items], ItemStage(block.item_steps())
-    make = lambda side, training: ImageDataset([sources[place] for place in side], targets[side], stage, training, seed, block.blocks[0].type_tfms, cache)
-    data = Datasets(make(train, True), make(valid, False), vocab, left_out)
+    items, labels = pick(items, kept), pick(labels, kept)
+    sides = split_items(block.splitter, items, labels, seed)
+    left_out |= {str(items[position]): "the splitter puts it on neither side" for position in on_neither_side(sides, len(items))}
+    vocab, stage = block.find_vocab(labels, sides), ItemStage(block.item_steps())
+
+    def make(side, training):
+        chosen = pick(items, side)
+        targets = encode_labels(block.blocks[1], pick(labels, side), vocab, chosen)
+        return ImageDataset([block.source(item) for item in chosen], targets, stage, training, seed, block.blocks[0].type_tfms, cache)
+
+    data = Datasets(make(sides[0], True), make(sides[1], False), vocab, left_out)
     warn_of_unseen(data.counts)
     return data
 
@@ -1369,18 +1481,6 @@ class SummaryStep:
     seconds: float | None = None  # how long it took
     picture: Image.Image | None = None  # what came out, small
     failed: bool = False
-
-# %% ../nbs/04_datablock.ipynb #90b370a9
-def describe(
-    value: object,  # anything that goes through the pipeline
-) -> str:
-    "Say what a value is: its kind, size and range."
-    if isinstance(value, Tensor) and value.numel():
-        low, high = (f"{round(number, 3):g}" for number in (value.min().item(), value.max().item()))
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}, values {low} to {high}"
-    if isinstance(value, Image.Image): return f"{value.mode} image, {value.height} x {value.width}"
-    if isinstance(value, (str, Path)): return str(value).replace(f"{Path.home()}/", "~/", 1)
-    return f"{type(value).__name__} {str(value)[:60]}"
 
 # %% ../nbs/04_datablock.ipynb #3b127da6
 def thumbnail(
@@ -1408,9 +1508,8 @@ class SummaryText:
     def lines(self) -> Iterator[str]:
         for step in self.steps:
             yield f"{'FAILED  ' if step.failed else ''}{step.name}" + (f"  [{1000 * step.seconds:.1f} ms]" if self.timings and step.seconds is not None else "")
-            if step.received: yield f"    in   {step.received}"
-            if step.drew: yield f"    drew {step.drew}"
-            yield f"    {'why ' if step.failed else 'out '} {step.produced}"
+            for word, told in (("in", step.received), ("drew", step.drew), ("why" if step.failed else "out", step.produced)):
+                yield from textwrap.wrap(told, 100, initial_indent=f"    {word:5}", subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
 
     def __str__(self): return "\n".join([*self.lines(), self.verdict])
 
@@ -1489,7 +1588,7 @@ class StopSummary(Exception):
 # %% ../nbs/04_datablock.ipynb #410b211c
 def explain_block(
     summary: Summary,  # to write into
-    block,
+    block: DataBlock,  # whose steps to walk through
     source: object,  # what `get_items` takes
     bs: int,  # images in the batch
 ) -> None:
@@ -1497,26 +1596,36 @@ def explain_block(
     given = f"{len(source)} items" if isinstance(source, Sequence) and not isinstance(source, str) else describe(source)
     items = summary.step("get_items", given, lambda: find_items(block, source), lambda items: f"{len(items)} items; the first is {describe(items[0])}")
     labels = summary.step("get_y", describe(items[0]), lambda: block.labels(items), lambda labels: f"{labels[0]!r}")
-    sides = summary.step("splitter", f"{len(items)} items", lambda: split_items(block.splitter, items, labels, block.seed), lambda sides: f"{len(sides[0])} train, {len(sides[1])} valid")
-    vocab = summary.step("vocabulary", f"{len(labels)} labels", lambda: block.blocks[1].find_vocab(labels), lambda vocab: f"{len(vocab)} classes: {', '.join(vocab[:4])}{' …' if len(vocab) > 4 else ''}")
-    targets = summary.step("targets", f"{labels[0]!r}", lambda: encode_labels(block.blocks[1], labels, vocab, items), lambda targets: tell_counts(vocab, targets, sides))
-    stage = ItemStage(block.item_steps())
-    dataset = ImageDataset([block.source(items[place]) for place in sides[0]], targets[sides[0]], stage, True, block.seed, block.blocks[0].type_tfms)
+    sides = summary.step("splitter", f"{len(items)} items", lambda: split_items(block.splitter, items, labels, block.seed), lambda sides: tell_sides(sides, len(items)))
+    vocab = summary.step("vocabulary", f"{len(labels)} labels", lambda: block.find_vocab(labels, sides), lambda vocab: f"{len(vocab)} classes: {', '.join(vocab[:4])}{' …' if len(vocab) > 4 else ''}")
+    encode = lambda: [encode_labels(block.blocks[1], pick(labels, side), vocab, pick(items, side)) for side in sides]
+    targets = summary.step("targets", f"{labels[sides[0][0]]!r}", encode, lambda targets: tell_counts(vocab, *targets))
+    sources = [block.source(item) for item in pick(items, sides[0])]
+    dataset = ImageDataset(sources, targets[0], ItemStage(block.item_steps()), True, block.seed, block.blocks[0].type_tfms)
     explain_item(summary, dataset)
     explain_batch(summary, dataset, BatchStage(block.batch_steps()), bs)
+
+# %% ../nbs/04_datablock.ipynb #5d95edcc
+def tell_sides(
+    sides: Split,  # who is in train, who in valid
+    count: int,  # how many items there are
+) -> str:
+    "Say how many items each side has, and how many have none."
+    out = len(on_neither_side(sides, count))
+    return f"{len(sides[0])} train, {len(sides[1])} valid" + (f", {out} on neither side" if out else "")
 
 # %% ../nbs/04_datablock.ipynb #6ff23bfe
 def tell_counts(
     vocab: Sequence[str],  # the classes
-    targets: Tensor,  # of all items
-    sides: Split,  # who is in train, who in valid
+    train_targets: Tensor,  # int64: class numbers
+    valid_targets: Tensor,  # int64: class numbers
 ) -> str:
-    "Say how many items a class has, and which have none to learn from."
-    counts = class_counts(vocab, targets[sides[0]], targets[sides[1]])
+    "Say the first training item's number, how many items a class has, and which have none to learn from."
+    counts = class_counts(vocab, train_targets, valid_targets)
     train = [count for count, _ in counts.values()]
     unseen = [name for name, (count, valid) in counts.items() if valid and not count]
     note = f"; only in valid, so never learnt: {', '.join(unseen[:5])}" if unseen else ""
-    return f"number {targets[0].item()}; {min(train)} to {max(train)} training items in a class{note}"
+    return f"number {train_targets[0].item()}; {min(train)} to {max(train)} training items in a class{note}"
 
 # %% ../nbs/04_datablock.ipynb #6fd7b350
 def explain_item(
@@ -1629,9 +1738,9 @@ class ImageReport:
     def __len__(self): return len(self.bad)
 
     def __str__(self):
-        lines = [f"{self.checked} files checked: {len(self.bad)} cannot be read, {len(self.duplicates)} pairs look the same"]
-        lines += [f"  {file}: {reason}" for file, reason in self.bad.items()]
-        return "\n".join(lines + [f"  {pair.first} and {pair.second} ({pair.distance} of 256 bits differ)" for pair in self.duplicates])
+        pairs = [f"  {pair.first} and {pair.second} ({pair.distance} of 256 bits differ)" for pair in self.duplicates]
+        head = f"{self.checked} files checked: {len(self.bad)} cannot be read, {len(pairs)} {'pair looks' if len(pairs) == 1 else 'pairs look'} the same"
+        return "\n".join([head, *first_few([f"  {file}: {reason}" for file, reason in self.bad.items()], ".bad"), *first_few(pairs, ".duplicates")])
 
     def __repr__(self): return str(self)
 
@@ -1747,22 +1856,34 @@ class FromNames:
         **loading,  # item_tfms, batch_tfms, vocab, and arguments of `DataBlock.dataloaders`
     ) -> DataLoaders:
         "Label by a function of the path."
-        return image_loaders(fnames, label_func, RandomSplitter(valid_pct, seed), seed, loading)
+        return image_loaders([Path(name) for name in fnames], label_func, RandomSplitter(valid_pct, seed), seed, loading)
 
     @classmethod
-    def from_name_func(cls, path, fnames, label_func, valid_pct=0.2, seed=None, **loading) -> DataLoaders:
+    def from_name_func(
+        cls,
+        path: str | Path,  # not read
+        fnames: Sequence[Path],  # files
+        label_func: Callable[[str], object],  # file's name -> label
+        **loading,  # arguments of `from_path_func`
+    ) -> DataLoaders:
         "Label by a function of the file's name."
-        return cls.from_path_func(path, fnames, using_attr(label_func, "name"), valid_pct, seed, **loading)
+        return cls.from_path_func(path, fnames, using_attr(label_func, "name"), **loading)
 
     @classmethod
-    def from_path_re(cls, path, fnames, pat, valid_pct=0.2, seed=None, **loading) -> DataLoaders:
-        "Label by the first group of a regular expression in the path."
-        return cls.from_path_func(path, fnames, RegexLabeller(pat), valid_pct, seed, **loading)
+    def from_path_re(
+        cls,
+        path: str | Path,  # not read
+        fnames: Sequence[Path],  # files
+        pat: str | re.Pattern,  # its first group is the label
+        **loading,  # arguments of `from_path_func`
+    ) -> DataLoaders:
+        "Label by a regular expression that is searched in the path."
+        return cls.from_path_func(path, fnames, RegexLabeller(pat), **loading)
 
     @classmethod
-    def from_name_re(cls, path, fnames, pat, valid_pct=0.2, seed=None, **loading) -> DataLoaders:
-        "Label by the first group of a regular expression in the file's name."
-        return cls.from_name_func(path, fnames, RegexLabeller(pat), valid_pct, seed, **loading)
+    def from_name_re(cls, path: str | Path, fnames: Sequence[Path], pat: str | re.Pattern, **loading) -> DataLoaders:
+        "Label by a regular expression that is searched in the file's name; arguments as for `from_path_re`."
+        return cls.from_name_func(path, fnames, RegexLabeller(pat), **loading)
 
 # %% ../nbs/04_datablock.ipynb #2b0bd4cd
 def read_table(
