@@ -319,7 +319,8 @@ def find_metrics(
         if isinstance(metric, str):
             check_choice("metrics", metric, known)
             metric = getattr(losses, metric)
-        if isinstance(metric, type) or not (callable(metric) or hasattr(metric, "compute")):
+        if isinstance(metric, type): raise TypeError(f"metrics={metric.__name__} is a class; write {metric.__name__}()")
+        if not (callable(metric) or hasattr(metric, "compute")):
             raise TypeError(f"metrics={metric!r}: a metric is a function (logits, targets) -> number, an object with update and compute, or one of {', '.join(known)}")
         found.append(metric)
     return found
@@ -1173,7 +1174,7 @@ class ModelFiles(TrainingState):
     ) -> Path:  # the file
         "Write the weights, whole or not at all."
         file = self.model_file(file)
-        with atomic_path(file) as temporary:
+        with whole_file(file) as temporary:
             if file.suffix == ".safetensors":
                 from safetensors.torch import save_model
 
@@ -1194,6 +1195,17 @@ class ModelFiles(TrainingState):
             if self.opt is None: self.create_opt()
             self.opt.load_state_dict(state["opt"])
         return self
+
+# %% ../nbs/06_training.ipynb #84a8823a
+@contextmanager
+def whole_file(
+    file: Path,  # to be written
+) -> Iterator[Path]:  # a temporary name
+    "`atomic_path`, whose failures name the file and the likely reasons. Raises `TrainingError`."
+    try:
+        with atomic_path(file) as temporary: yield temporary
+    except (OSError, RuntimeError) as error:  # torch and safetensors have their own words for a full disk
+        raise TrainingError(f"{file}: could not be written ({str(error).splitlines()[0]}); is the disk full, or the folder not yours to write to? What stood there before is untouched") from error
 
 # %% ../nbs/06_training.ipynb #51b3d99c
 def read_tensors(
@@ -1386,7 +1398,7 @@ class Checkpoint(Callback):
 
     def write(self, trainer) -> None:
         "Write the file, whole or not at all."
-        with atomic_path(self.path) as temporary: torch.save({**trainer.state_dict(), "batches": len(trainer.dls.train)}, temporary)
+        with whole_file(self.path) as temporary: torch.save({**trainer.state_dict(), "batches": len(trainer.dls.train)}, temporary)
 
 # %% ../nbs/06_training.ipynb #aa4761f3
 def check_same_run(
@@ -1491,7 +1503,7 @@ class ReduceLROnPlateau(Tracker):
 
     def after_epoch(self, trainer) -> None:
         if self.wait < self.patience: return
-        print(f"no better {self.monitor} for {self.wait} epochs: learning rates divided by {self.factor:g}")
+        print(f"no better {self.monitor} in {self.wait} epoch{'s' * (self.wait > 1)}: learning rates divided by {self.factor:g}")
         self.wait = 0
         for group in trainer.opt.param_groups: group["lr"] = max(group["lr"] / self.factor, self.min_lr)
 
