@@ -124,16 +124,30 @@ class CrossEntropySteps:
         return float(self.losses.mean())
 
     def rows(self) -> list[list[str]]:
-        "The table's cells: the heading, a row per item, the mean."
-        names = [f"{kind} {name}" for kind in ("act", "p") for name in self.vocab]
-        lines = [[*(f"{number:.3f}" for number in torch.cat([logits, chances]).tolist()), self.vocab[target], f"{chance:.4f}", f"{loss:.4f}"]
-                 for logits, chances, target, chance, loss in zip(self.logits, self.probabilities, self.targets.tolist(), self.picked.tolist(), self.losses.tolist())]
-        return [names + ["label", "picked", "−log"], *lines, [""] * (len(names) + 1) + ["mean", f"{self.loss:.4f}"]]
+        "The table's cells: the heading, a row per item, the mean. Of more than six classes only the guess and the label are shown."
+        heading, cells = (_all_classes if len(self.vocab) <= 6 else _guess_and_label)(self)
+        lines = [[*shown, self.vocab[target], f"{chance:.4f}", f"{loss:.4f}"]
+                 for shown, target, chance, loss in zip(cells, self.targets.tolist(), self.picked.tolist(), self.losses.tolist())]
+        return [heading + ["label", "picked", "−log"], *lines, [""] * (len(heading) + 1) + ["mean", f"{self.loss:.4f}"]]
 
     def __repr__(self) -> str:
         rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows)]
         return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+
+# %% ../nbs/05_cross_entropy.ipynb #d2725c7b
+def _all_classes(steps: CrossEntropySteps) -> tuple[list[str], list[list[str]]]:
+    "Heading and cells with every activation and every probability."
+    numbers = torch.cat([steps.logits, steps.probabilities], 1).tolist()
+    return [f"{kind} {name}" for kind in ("act", "p") for name in steps.vocab], [[f"{number:.3f}" for number in row] for row in numbers]
+
+# %% ../nbs/05_cross_entropy.ipynb #d11f2492
+def _guess_and_label(steps: CrossEntropySteps) -> tuple[list[str], list[list[str]]]:
+    "Heading and cells with the likeliest class, its activation and probability, and the label's activation."
+    best = steps.logits.argmax(1, keepdim=True)
+    numbers = torch.cat([steps.logits.gather(1, best), steps.probabilities.gather(1, best), steps.logits.gather(1, steps.targets[:, None])], 1).tolist()
+    cells = [[steps.vocab[guess], *(f"{number:.3f}" for number in row)] for guess, row in zip(best[:, 0].tolist(), numbers)]
+    return ["guess", "act guess", "p guess", "act label"], cells
 
 # %% ../nbs/05_cross_entropy.ipynb #40866601
 def cross_entropy_steps(

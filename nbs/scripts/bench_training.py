@@ -40,7 +40,7 @@ class Memory:
     def __init__(self, train): self.train, self.valid = train, None
 
 
-def trainer_for(arch, data, precision):
+def trainer_for(arch, data, precision, compile=False):
     import torch
     import torch.nn.functional as F
 
@@ -51,7 +51,7 @@ def trainer_for(arch, data, precision):
     with isolated_randomness(0, "init"):
         if arch == "one layer": model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 37))
         else: model = create_vision_model(arch, 37, pretrained=False)
-    trainer = Trainer(Memory(data), model, F.cross_entropy, precision=precision, splitter=None if arch == "one layer" else layer_groups, device="cpu")
+    trainer = Trainer(Memory(data), model, F.cross_entropy, precision=precision, splitter=None if arch == "one layer" else layer_groups, compile=compile, device="cpu")
     trainer.no_logging()
     return trainer
 
