@@ -94,8 +94,10 @@ def fit_one_cycle(
 ) -> None:
     "Train with a rate that rises and falls once (Smith and Topin, 2018, arXiv:1708.07120)."
     for name, value in (("div", div), ("div_final", div_final)): check_range(name, value, 0, open_low=True)
+    moms = tuple(moms or trainer.moms)
+    if len(moms) != 3: raise ValueError(f"moms={moms}: momentum has three numbers, at the start, at the top and at the end")
     rates = lr_range(trainer.lr if lr_max is None else lr_max, len(trainer.layer_groups))
-    schedule = one_cycle(rates, div, div_final, pct_start, moms or trainer.moms)
+    schedule = one_cycle(rates, div, div_final, pct_start, moms)
     trainer.fit(n_epoch, wd=wd, cbs=cbs, reset_opt=reset_opt, schedule=schedule, phase=phase)
 
 # %% ../nbs/09_fine_tuning.ipynb #feced3de

@@ -231,7 +231,7 @@ def vision_learner(
     arch: str | Callable | nn.Module,  # as for `create_body`: `petnet`, `resnet34`, "convnext_tiny", your own
     normalize: bool = True,  # normalise pictures as the body wants (if the data does not do it already)?
     n_out: int | None = None,  # classes; those of the data if None
-    pretrained: bool = True,  # with the weights that the body learned elsewhere?
+    pretrained: bool = True,  # with the weights that the body learned elsewhere? (The body then starts out frozen.)
     weights=None,  # which: a file, torchvision's `WEIGHTS.NAME`, or None for the best known
     loss_func: Callable | None = None,  # picked from the data if None
     opt_func: Callable = adam,  # (parameter groups, lr=…) -> a torch optimizer
@@ -278,8 +278,10 @@ def count_classes(
     n_out: int | None,  # as given to `vision_learner`
 ) -> int:
     "How many answers the head must have. Raises `DataError` if nobody knows."
-    if n_out is None: n_out = getattr(dls, "c", None) or len(getattr(dls, "vocab", None) or ())
-    if not n_out: raise DataError("the data does not say how many classes there are: pass n_out")
+    if n_out is None:
+        n_out = getattr(dls, "c", None) or len(getattr(dls, "vocab", None) or ())
+        if not n_out: raise DataError("the data does not say how many classes there are: pass n_out")
+    check_range("n_out", n_out, 1)
     return n_out
 
 # %% ../nbs/10_learner.ipynb #79708c0e

@@ -331,13 +331,16 @@ def lr_find(
 ) -> LRFind:  # unpacks into (minimum, steep), or into what was asked for
     "Try rising learning rates on a few batches, read the curve, and leave the trainer exactly as it was (Smith 2015, arXiv:1506.01186)."
     check_range("num_it", num_it, 1)
+    if not isinstance(num_it, int): raise TypeError(f"num_it={num_it!r} is no number of batches; give an int")
     wanted, finder = find_readings(suggest_funcs), LRFinder(start_lr, end_lr, num_it, stop_div)
-    for start, end in finder.ends: check_range("start_lr", start, 0, end, open_low=True)
+    for start, end in finder.ends:
+        if isinstance(start, slice) or isinstance(end, slice): raise TypeError("start_lr and end_lr are numbers, or lists with one for each layer group, and not a slice")
+        check_range("start_lr", start, 0, end, open_low=True)
     with no_trace(trainer):
         trainer.callbacks = ordered_callbacks([callback for callback in trainer.callbacks if callback.run_lr_find] + [finder])
         trainer.fit(-(-num_it // max(len(trainer.dls.train), 1)))
     result = LRFind(finder.lrs[: len(finder.losses)], finder.losses, num_it, wanted, finder.note)
-    if result.note and "finite" in result.note: print(result.note)
+    if result.note and (result.reason or "finite" in result.note): print(result.note)
     if result.reason: print(f"no suggestion: {result.reason}")
     for name in () if result.reason else dict.fromkeys(result.names):
         lr, _, reason = result.suggestions[name]
