@@ -216,8 +216,9 @@ def timm_module():  # the library, or None
 def find_arch(
     arch: str | Callable | nn.Module,  # a name; or a function of petbook, torchvision or yours that builds a network; or a network
 ) -> tuple[str, object]:  # (kind, builder): "petbook" or "torchvision" and the function, "timm" and the name, "own" and what was given
-    "Whose network this is. Raises `ValueError` for an unknown name."
+    "Whose network this is. Raises `ValueError` for an unknown name, `TypeError` for what is neither name nor network."
     if not isinstance(arch, str):
+        if not callable(arch): raise TypeError(f"arch={arch!r}: give a name, a function that builds a network, or a network")
         if any(arch is function for function in PETBOOK_ARCHS.values()): return "petbook", arch
         name = getattr(arch, "__name__", None)
         return "torchvision" if name in list_archs() and getattr(torchvision.models, name) is arch else "own", arch
@@ -267,10 +268,10 @@ def build_torchvision(
     "One of torchvision's networks, whole. Raises `DownloadError`, `ModelFileError`, or `ValueError` for unknown weights."
     known = torchvision.models.get_model_weights(function)
     file = weights if is_file_name(weights) else None
-    if isinstance(weights, str) and file is None:
-        if weights != "DEFAULT" and weights not in known.__members__:
+    if weights is not None and file is None:
+        if not isinstance(weights, known) and weights not in known.__members__:
             raise ValueError(f"weights={weights!r}: {function.__name__} has {', '.join(name for name in known.__members__ if name != 'DEFAULT')}; or give a file")
-        weights = known[weights]
+        weights = known[weights] if isinstance(weights, str) else weights
     chosen = known.DEFAULT if weights is None or file else weights
     if pretrained and file is None:
         download_weights(chosen.url)  # torchvision finds it in torch's cache, and knows its own old files best
@@ -392,6 +393,7 @@ def cut_network(
 ) -> tuple[nn.Module, list[list[nn.Module]]]:  # the body, and its layer groups
     "Take the answers away. Raises `ValueError` if it is unclear where they begin."
     children = list(network.children())
+    if isinstance(cut, int) and not children[:cut]: raise ValueError(f"cut={cut} leaves nothing of {type(network).__name__}, which has {len(children)} children")
     if isinstance(cut, int): body = nn.Sequential(*children[:cut])
     elif cut is not None: body = cut(network)
     elif isinstance(network, MobileNetV1): return network, [[network.stem, network.blocks[:6]], [network.blocks[6:]]]

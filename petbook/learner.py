@@ -7,16 +7,18 @@ __all__ = ['cnn_learner', 'Learner', 'vision_learner']
 
 # %% ../nbs/10_learner.ipynb #b0210e2c
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .backbones import create_vision_model, layer_groups
-from .core import DataError, check_range, isolated_randomness, random_stream, show_images
-from .fine_tuning import fine_tune, fit_flat_cos, fit_one_cycle, freeze, freeze_to, linear_probe, lr_range, unfreeze
+from .core import DataError, check_choice, check_range, isolated_randomness, random_stream, show_images
+from .datablock import Loader, changed
+from .fine_tuning import fine_tune, fit_flat_cos, fit_one_cycle, fit_sgdr, freeze, freeze_to, linear_probe, lr_range, unfreeze
 from .lr_finder import lr_find
-from .training import Callback, Trainer, adam
+from .training import Callback, Scores, Trainer, adam, as_callbacks, choose_precision, ordered_callbacks
 
 # %% ../nbs/10_learner.ipynb #f999fc4c
 def fitting_data(
@@ -29,18 +31,88 @@ def fitting_data(
         raise DataError(f"this learner knows the classes {list(before)[:3]}… ({len(before)}), but the new data has {list(now)[:3]}… ({len(now)}); make a new learner")
     return dls.normalized(*learner.stats) if learner.stats and hasattr(dls, "normalized") else dls
 
-# %% ../nbs/10_learner.ipynb #bc7fef76
-class TrainingMethods(Trainer):
-    "A `Trainer` that keeps its data normalised, with the functions of the rate finder and of fine-tuning as methods."
+# %% ../nbs/10_learner.ipynb #8b05a8ae
+def own_loader(
+    learner: Trainer,  # a `Learner`
+    dl,  # what was given: a loader, a list of batches, None, or 0 or 1 as for `ds_idx`
+    ds_idx: int = 1,  # without a loader: 0 for the training data, 1 for the validation data
+):  # a loader that reads in order, without augmentation unless it was made for that, normalised as the network wants
+    "The loader to ask. Raises `ValueError` for another `ds_idx`."
+    if isinstance(dl, int): dl, ds_idx = None, dl  # fastai's first argument is ds_idx
+    check_choice("ds_idx", ds_idx, [0, 1])
+    if dl is None: dl = learner.dls.valid if ds_idx else learner.dls.train
+    if not isinstance(dl, Loader): return dl
+    changes = {"fitting": False, "shuffle": False, "weights": None, "dataset": replace(dl.dataset, training=False)} if dl.fitting else {}
+    if learner.stats and not dl.batch_stage.normalize: changes["batch_stage"] = dl.batch_stage.normalized(*learner.stats)
+    return changed(dl, **changes) if changes else dl
+
+# %% ../nbs/10_learner.ipynb #10ea1dbb
+def rereadable(
+    dl,  # a loader, or something else
+    method: str,  # who asks, for the message
+) -> Loader:
+    "The loader, if it is one that knows its pictures. Raises `DataError`."
+    if isinstance(dl, Loader): return dl
+    raise DataError(f"{method} reads each picture anew, and for that needs a loader of petbook, like dls.valid or dls.test_dl(files), but got a {type(dl).__name__}")
+
+# %% ../nbs/10_learner.ipynb #bb0a6805
+def set_precision(
+    learner: Trainer,  # a `Learner`
+    precision: str,  # "auto", "fp32", "bf16" or "fp16"
+) -> Trainer:  # the same
+    "Change the precision; where fp16 cannot be had, take the best there is."
+    possible = precision != "fp16" or learner.device.type == "cuda"
+    learner.precision, reason = choose_precision(precision if possible else "auto", learner.device)
+    learner.precision_reason = reason if possible else f"fp16 needs a CUDA GPU; {reason}"
+    learner.scaler = torch.amp.GradScaler(learner.device.type, enabled=learner.precision == "fp16")
+    return learner
+
+# %% ../nbs/10_learner.ipynb #5e771465
+class Settings(Trainer):
+    "A `Trainer` that keeps its data normalised, and whose callbacks and precision can be changed."
     stats = None  # mean and standard deviation that the body wants; given by `vision_learner`
-    lr_find, freeze, freeze_to, unfreeze = lr_find, freeze, freeze_to, unfreeze
-    fit_one_cycle, fit_flat_cos, fine_tune, linear_probe = fit_one_cycle, fit_flat_cos, fine_tune, linear_probe
 
     @property
     def dls(self): return self._dls
 
     @dls.setter
     def dls(self, dls) -> None: self._dls = fitting_data(self, dls)
+
+    def add_cb(
+        self,
+        cbs: Callback | Sequence[Callback],  # one callback, or several, for every fit from now on
+    ) -> "Settings":  # the learner itself
+        "Add callbacks for good (`cbs=` of a fit adds them for that fit alone)."
+        self.callbacks = ordered_callbacks([*self.callbacks, *as_callbacks(cbs)])
+        return self
+
+    def remove_cb(
+        self,
+        cb: Callback | type,  # a callback, or a class: all of its kind
+    ) -> "Settings":  # the learner itself
+        "Take callbacks away. Raises `ValueError` if there is no such one."
+        kept = [one for one in self.callbacks if one is not cb and not (isinstance(cb, type) and isinstance(one, cb))]
+        if len(kept) == len(self.callbacks): raise ValueError(f"cb={cb!r} is not among the callbacks of this learner: {', '.join(type(one).__name__ for one in kept)}")
+        self.callbacks = kept
+        return self
+
+    def to_fp32(self) -> "Settings":
+        "Compute in full precision from now on."
+        return set_precision(self, "fp32")
+
+    def to_bf16(self) -> "Settings":
+        "Compute in bfloat16 from now on."
+        return set_precision(self, "bf16")
+
+    def to_fp16(self) -> "Settings":
+        "Compute in half precision from now on; without a CUDA GPU, in the best there is instead (said when training begins)."
+        return set_precision(self, "fp16")
+
+# %% ../nbs/10_learner.ipynb #bc7fef76
+class TrainingMethods(Settings):
+    "The functions of the rate finder and of fine-tuning, as methods."
+    lr_find, freeze, freeze_to, unfreeze = lr_find, freeze, freeze_to, unfreeze
+    fit_one_cycle, fit_flat_cos, fit_sgdr, fine_tune, linear_probe = fit_one_cycle, fit_flat_cos, fit_sgdr, fine_tune, linear_probe
 
     def fit(
         self,
@@ -55,9 +127,33 @@ class TrainingMethods(Trainer):
         "Train for some epochs."
         super().fit(n_epoch, None if lr is None else lr_range(lr, len(self.layer_groups)), wd, cbs, reset_opt, schedule, phase)
 
+# %% ../nbs/10_learner.ipynb #a5c1f30e
+class Asking(TrainingMethods):
+    "The methods that ask about whole loaders."
+
+    def get_preds(
+        self,
+        dl=None,  # a loader, also an unnormalised one; a list of batches; 0 or 1 as for `ds_idx`; None for the learner's own
+        with_loss: bool = False,  # also each item's loss
+        with_items: bool = False,  # also each item's number, where the loader knows it
+        ds_idx: int = 1,  # the learner's own: 0, training pictures (read as in validation, in order); 1, validation
+        with_decoded: bool = False,  # also the number of the likeliest class, after the targets
+    ) -> tuple[Tensor | None, ...]:  # probabilities (N, C), targets (N,) or None, then what was asked for; all on the CPU
+        "Predict in order. Probabilities are the loss function's activation of the logits."
+        probabilities, targets, *more = super().get_preds(own_loader(self, dl, ds_idx), with_loss, with_items)
+        return (probabilities, targets, *([probabilities.argmax(1)] if with_decoded else []), *more)
+
+    def validate(
+        self,
+        dl=None,  # as for `get_preds`
+        ds_idx: int = 1,  # as for `get_preds`
+    ) -> Scores:  # "valid_loss" and each metric
+        "Loss and metrics over a loader. The model's mode and all random streams stay as they are."
+        return super().validate(own_loader(self, dl, ds_idx))
+
 # %% ../nbs/10_learner.ipynb #2de42162
-class Answers(TrainingMethods):
-    "The methods that predict."
+class Answers(Asking):
+    "The methods that ask about one picture, or about one many times."
 
     def predict(
         self,
@@ -71,14 +167,16 @@ class Answers(TrainingMethods):
 
     def tta(
         self,
-        dl=None,  # a loader of `dls`; the validation loader if None
+        dl=None,  # a loader, for instance from `dls.test_dl`; 0 or 1 as for `ds_idx`; None for the learner's own
         n: int = 4,  # augmented passes
-        beta: float | None = 0.25,  # weight of the plain pass in the mean; None: give (augmented, plain) instead
+        beta: float | None = 0.25,  # weight of the plain pass in the mean, in [0, 1]; None: give (augmented, plain) instead
         use_max: bool = False,  # the largest probability of all passes, instead of the mean?
+        ds_idx: int = 1,  # the learner's own: 0, training pictures; 1, validation
     ) -> tuple[Tensor, Tensor | None]:  # probabilities (N, C), targets (N,)
         "Predict with test-time augmentation: the mean of augmented passes, mixed with a plain one."
         check_range("n", n, 1)
-        dl = self.dls.valid if dl is None else dl
+        if beta is not None: check_range("beta", beta, 0, 1)
+        dl = rereadable(own_loader(self, dl, ds_idx), "tta")
         passes = [self.get_preds(self.dls.test_dl(dl.dataset.items, augment=True, epoch=number))[0] for number in range(n)]
         plain, targets = self.get_preds(dl)
         if use_max: return torch.stack([plain, *passes]).amax(0), targets
@@ -98,14 +196,16 @@ class Learner(Answers):
 
     def show_results(
         self,
-        dl=None,  # a loader of `dls`; the validation loader if None
+        dl=None,  # a loader, for instance from `dls.test_dl`; 0 or 1 as for `ds_idx`; None for the learner's own
         max_n: int = 9,  # pictures
         shuffle: bool = True,  # a random choice (the same one each time), or the first ones?
         nrows: int | None = None,  # rows of the grid
         ncols: int | None = None,  # columns of the grid
+        ds_idx: int = 1,  # the learner's own: 0, training pictures; 1, validation
     ):  # the figure
         "Show pictures with their class and, below, what the model says: green if right, red if not."
-        dl = self.dls.valid if dl is None else dl
+        check_range("max_n", max_n, 1)
+        dl = rereadable(own_loader(self, dl, ds_idx), "show_results")
         order = torch.randperm(len(dl.dataset.items), generator=random_stream(self.seed, "show_results")) if shuffle else torch.arange(len(dl.dataset.items))
         chosen = order[:max_n].tolist()
         x = torch.cat([batch.x for batch in self.dls.test_dl([dl.dataset.items[item] for item in chosen]).batches()])
@@ -131,7 +231,7 @@ def vision_learner(
     arch: str | Callable | nn.Module,  # as for `create_body`: `petnet`, `resnet34`, "convnext_tiny", your own
     normalize: bool = True,  # normalise pictures as the body wants (if the data does not do it already)?
     n_out: int | None = None,  # classes; those of the data if None
-    pretrained: bool = True,  # with the weights that the body learned elsewhere?
+    pretrained: bool = True,  # with the weights that the body learned elsewhere? (The body then starts out frozen.)
     weights=None,  # which: a file, torchvision's `WEIGHTS.NAME`, or None for the best known
     loss_func: Callable | None = None,  # picked from the data if None
     opt_func: Callable = adam,  # (parameter groups, lr=…) -> a torch optimizer
@@ -178,8 +278,10 @@ def count_classes(
     n_out: int | None,  # as given to `vision_learner`
 ) -> int:
     "How many answers the head must have. Raises `DataError` if nobody knows."
-    if n_out is None: n_out = getattr(dls, "c", None) or len(getattr(dls, "vocab", None) or ())
-    if not n_out: raise DataError("the data does not say how many classes there are: pass n_out")
+    if n_out is None:
+        n_out = getattr(dls, "c", None) or len(getattr(dls, "vocab", None) or ())
+        if not n_out: raise DataError("the data does not say how many classes there are: pass n_out")
+    check_range("n_out", n_out, 1)
     return n_out
 
 # %% ../nbs/10_learner.ipynb #79708c0e

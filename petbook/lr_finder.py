@@ -8,6 +8,7 @@ __all__ = ['Suggestion', 'minimum', 'steep', 'valley', 'slide', 'LRFind', 'plot_
 # %% ../nbs/07_lr_finder.ipynb #ce3eb233
 import copy
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .core import check_range
+from .core import check_choice, check_range
 from .training import Callback, CancelFit, CancelValidate, Meter, Trainer, anneal_exponential
 from .training import kept_mode, line_display, loader_state, ordered_callbacks, set_loader_state, smoothed
 
@@ -24,7 +25,7 @@ class Suggestion(NamedTuple):
     "A learning rate read from a curve, or None and the reason."
     lr: float | None  # the rate to use, or None
     point: tuple[float, float] | None = None  # the (rate, loss) it was read from
-    reason: str = ""  # why there is no rate
+    reason: str = ""  # why there is no rate, or why to doubt it
 
 # %% ../nbs/07_lr_finder.ipynb #b3f8758d
 def minimum(
@@ -95,6 +96,14 @@ def usable_part(
     good = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
     return lrs[:good], losses[:good]
 
+# %% ../nbs/07_lr_finder.ipynb #3bffb747
+def batch_noise(
+    losses: Sequence[float],  # of single batches, in order
+) -> float:  # a standard deviation
+    "How much the loss differs from batch to batch by chance."
+    steps = np.diff([loss for loss in losses if math.isfinite(loss)])
+    return float(np.std(steps)) / 2**0.5 if len(steps) else 0.0  # a step is the difference of two batches
+
 # %% ../nbs/07_lr_finder.ipynb #2a33f7f4
 def refusal(
     lrs: Sequence[float],  # rates of the usable part
@@ -102,14 +111,31 @@ def refusal(
     noise: float = 0.0,  # how much the loss differs from batch to batch (standard deviation)
     highest: float = -math.inf,  # highest smoothed loss, also outside the usable part
 ) -> str:  # the reason not to suggest anything, or ""
-    "Why this curve cannot be read: too few points, flat, or rising all the way."
+    "Why this curve cannot be read: too few points, flat, or never clearly falling."
     if len(losses) < min_points:
         return f"only {len(losses)} usable points, and {min_points} are needed; raise num_it, or lower start_lr if the loss blew up early"
     fall, rise = losses[0] - min(losses), max(*losses, highest) - losses[0]
     least = max(0.01 * abs(losses[0]), 0.5 * noise)
     if fall >= least: return ""
     if rise < least: return f"the curve is flat: the loss stays within {max(fall, rise):.2g} of {losses[0]:.3g} for every rate from {lrs[0]:.0e} to {lrs[-1]:.0e}"
-    return f"the loss never falls clearly, it only rises from {losses[0]:.3g}; every rate from {lrs[0]:.0e} up is too high, or the model has nothing left to learn"
+    if fall <= 0: return f"the loss only rises, from {losses[0]:.3g}; every rate from {lrs[0]:.0e} up is too high, or the model has nothing left to learn"
+    return (f"the loss falls from {losses[0]:.3g} to {min(losses):.3g} and then rises, and such a fall may be chance, since batches differ by {noise:.2g}; "
+            f"the rates from {lrs[0]:.0e} up are too high, or the model has little left to learn")
+
+# %% ../nbs/07_lr_finder.ipynb #1eb90932
+def doubt(
+    lr: float,  # a suggestion
+    lrs: Sequence[float],  # rates of the usable part
+    losses: Sequence[float],  # smoothed losses of the usable part
+    share: float = 0.1,  # so much of the whole fall should happen between the suggestion and ten times it
+) -> str:  # the reason to doubt it, or ""
+    "Why a suggestion may be no good: little of the loss's fall happens there."
+    lowest = min(range(len(losses)), key=lambda number: losses[number])
+    whole, here = max(losses[: lowest + 1]) - losses[lowest], float(np.interp(math.log(lr), np.log(lrs), losses))
+    fall = here - min([here, *(loss for rate, loss in zip(lrs, losses) if lr <= rate <= 10 * lr)])
+    if fall >= share * whole: return ""
+    return (f"of the {whole:.2g} by which the loss falls in all, it falls {fall:.1g} from there to ten times that rate; "
+            f"{'the best is over there' if lr * 10 > lrs[lowest] else 'nothing happens there yet'}")
 
 # %% ../nbs/07_lr_finder.ipynb #0a0409f8
 class Curve:
@@ -126,12 +152,12 @@ class Curve:
         self.lrs, self.losses, self.smoothed, self.note = list(lrs), list(losses), smoothed(losses), note
         self.num_it = num_it
         part = usable_part(self.lrs, self.smoothed, num_it)
-        steps = np.diff([loss for loss in self.losses[: num_it // 10 + len(part[0])] if math.isfinite(loss)])
-        noise = float(np.std(steps) / 2**0.5) if len(steps) else 0.0
+        noise = batch_noise(self.losses[: num_it // 10 + int(np.argmin(part[1] or [0])) + 1])  # up to the lowest point: an explosion is not chance
         self.reason = refusal(*part, noise, max(filter(math.isfinite, self.smoothed), default=-math.inf))
         self.names, self.suggestions = [function_name(function) for function in suggest_funcs], {}
         for function in (minimum, steep, valley, slide, *suggest_funcs):
-            self.suggestions[function_name(function)] = Suggestion(None, reason=self.reason) if self.reason else as_suggestion(function(*part, num_it))
+            answer = Suggestion(None, reason=self.reason) if self.reason else as_suggestion(function(*part, num_it))
+            self.suggestions[function_name(function)] = answer if answer.reason or answer.lr is None else answer._replace(reason=doubt(answer.lr, *part))
 
     def __iter__(self) -> Iterator[float | None]: return (self.suggestions[name].lr for name in self.names)
 
@@ -182,29 +208,46 @@ def as_suggestion(
     if isinstance(answer, Suggestion): return answer
     return Suggestion(*answer) if isinstance(answer, tuple) else Suggestion(answer)
 
+# %% ../nbs/07_lr_finder.ipynb #ba8497be
+def find_readings(
+    wanted: Callable | str | Sequence[Callable | str] | None,  # readings, or their names; None for `minimum` and `steep`
+) -> list[Callable]:
+    "The functions that read a curve. Raises `ValueError` for an unknown name, `TypeError` for what is no function."
+    known = {"minimum": minimum, "steep": steep, "valley": valley, "slide": slide}
+    wanted = ("minimum", "steep") if wanted is None else (wanted,) if isinstance(wanted, str) or callable(wanted) else wanted
+    for one in wanted:
+        if isinstance(one, str): check_choice("suggest_funcs", one, list(known))
+        elif not callable(one): raise TypeError(f"suggest_funcs takes functions of rates and losses, or {', '.join(map(repr, known))}, but got {one!r}")
+    return [known[one] if isinstance(one, str) else one for one in wanted]
+
 # %% ../nbs/07_lr_finder.ipynb #6aaafef5
 def plot_lr_find(
     result: LRFind,  # what `lr_find` gave
     skip_end: int = 5,  # leave out so many batches at the end
     ax=None,  # matplotlib axes; new ones if None
 ):  # the axes
-    "Plot raw and smoothed loss over the rate, and mark the suggestions that were asked for."
+    "Plot raw and smoothed loss over the rate, and mark what is suggested (and, hollow, the point that it was read from)."
     import matplotlib.pyplot as plt
 
     if ax is None: _, ax = plt.subplots(figsize=(6, 3.4), dpi=85, layout="constrained")
     shown = slice(0, max(len(result.lrs) - skip_end, 1))
-    ax.plot(result.lrs[shown], result.losses[shown], color="C0", alpha=0.25, linewidth=1, label="each batch")
-    ax.plot(result.lrs[shown], result.smoothed[shown], color="C0", label="smoothed")
+    lrs, losses, curve = result.lrs[shown], result.losses[shown], result.smoothed[shown]
+    ax.plot(lrs, losses, color="C0", alpha=0.25, linewidth=1, label="each batch")
+    ax.plot(lrs, curve, color="C0", label="smoothed")
+    good = [loss for loss in curve if math.isfinite(loss)]
     for number, name in enumerate(result.names, 1):
-        suggestion = result.suggestions[name]
-        if suggestion.lr is None: continue
-        ax.axvline(suggestion.lr, color=f"C{number}", linestyle=":", linewidth=1)
-        if suggestion.point: ax.plot(*suggestion.point, "o", color=f"C{number}", label=f"{name}: {suggestion.lr:.1e}")
-    heights = [loss for loss in result.smoothed[shown] if math.isfinite(loss)]
-    if heights:
-        room = max(0.15 * (max(heights) - min(heights)), 0.01 * abs(heights[0]))
-        ax.set_ylim(min(heights) - room, max(heights) + room)
-    ax.set(title=result.reason[:70] or "learning-rate finder", xlabel="learning rate", ylabel="loss", xscale="log")
+        lr, point, reason = result.suggestions[name]
+        if lr is None: continue
+        ax.axvline(lr, color=f"C{number}", linestyle=":", linewidth=1)
+        ax.plot(lr, np.interp(lr, lrs[: len(good)], good), "o", color=f"C{number}", label=f"{name}: {lr:.1e}{', doubtful' if reason else ''}")
+        if point and point[0] != lr: ax.plot(*point, "o", color=f"C{number}", fillstyle="none")
+    if good:
+        low = min(min(good), float(np.quantile([loss for loss in losses if math.isfinite(loss)], 0.05)))
+        room = max(0.1 * (max(good) - low), 0.01 * abs(good[0]))
+        ax.set_ylim(low - room, max(good) + room)
+    title = textwrap.fill(f"no suggestion: {result.reason}", 75) if result.reason else "learning-rate finder"
+    ax.set(xlabel="learning rate", ylabel="loss", xscale="log")
+    ax.set_title(title, fontsize=9 if result.reason else None)
     ax.legend(fontsize=8)
     return ax
 
@@ -284,19 +327,23 @@ def lr_find(
     num_it: int = 100,  # batches to try
     stop_div: bool = True,  # stop when the smoothed loss is above four times its lowest?
     show_plot: bool = True,  # draw the curve?
-    suggest_funcs: Callable | Sequence[Callable] | None = None,  # readings to unpack into; `minimum` and `steep` if None
+    suggest_funcs: Callable | str | Sequence[Callable | str] | None = None,  # readings to unpack into, or their names; `minimum` and `steep` if None
 ) -> LRFind:  # unpacks into (minimum, steep), or into what was asked for
     "Try rising learning rates on a few batches, read the curve, and leave the trainer exactly as it was (Smith 2015, arXiv:1506.01186)."
     check_range("num_it", num_it, 1)
-    finder = LRFinder(start_lr, end_lr, num_it, stop_div)
+    if not isinstance(num_it, int): raise TypeError(f"num_it={num_it!r} is no number of batches; give an int")
+    wanted, finder = find_readings(suggest_funcs), LRFinder(start_lr, end_lr, num_it, stop_div)
+    for start, end in finder.ends:
+        if isinstance(start, slice) or isinstance(end, slice): raise TypeError("start_lr and end_lr are numbers, or lists with one for each layer group, and not a slice")
+        check_range("start_lr", start, 0, end, open_low=True)
     with no_trace(trainer):
         trainer.callbacks = ordered_callbacks([callback for callback in trainer.callbacks if callback.run_lr_find] + [finder])
         trainer.fit(-(-num_it // max(len(trainer.dls.train), 1)))
-    wanted = (minimum, steep) if suggest_funcs is None else suggest_funcs if isinstance(suggest_funcs, Sequence) else (suggest_funcs,)
     result = LRFind(finder.lrs[: len(finder.losses)], finder.losses, num_it, wanted, finder.note)
-    if result.note and "finite" in result.note: print(result.note)
+    if result.note and (result.reason or "finite" in result.note): print(result.note)
     if result.reason: print(f"no suggestion: {result.reason}")
     for name in () if result.reason else dict.fromkeys(result.names):
-        if result.suggestions[name].lr is None: print(f"no suggestion by {name}: {result.suggestions[name].reason}")
+        lr, _, reason = result.suggestions[name]
+        if reason: print(f"no suggestion by {name}: {reason}" if lr is None else f"doubtful, {name}={lr:.1e}: {reason}")
     if show_plot: result.plot()
     return result

@@ -39,6 +39,7 @@ runs = {
     "fit_one_cycle(2, slice(1e-5, 1e-3))": lambda learner, record: learner.fit_one_cycle(2, slice(1e-5, 1e-3), cbs=record),
     "fit_one_cycle(2, slice(1e-3))": lambda learner, record: learner.fit_one_cycle(2, slice(1e-3), cbs=record),
     "fit_flat_cos(2, 1e-3)": lambda learner, record: learner.fit_flat_cos(2, 1e-3, cbs=record),
+    "fit_sgdr(2, 1, 1e-3)": lambda learner, record: learner.fit_sgdr(2, 1, 1e-3, cbs=record),
 }
 found = {"fastai": version("fastai")}
 for name, run in runs.items():
