@@ -105,13 +105,24 @@ def _parse_envelope(header: bytes, file: Path) -> dict:
     if not isinstance(envelope.get("manifest"), dict): raise ModelFileError(f"{file}: its manifest is missing; the file is damaged")
     return envelope
 
+# %% ../nbs/12_inference.ipynb #5e0f31aa
+def existing_file(
+    file: str | Path,  # where a model file should be
+) -> Path:
+    "The path of a file that is there. Raises `FileNotFoundError` with what to do."
+    file = Path(file)
+    if file.is_dir():
+        inside = ", ".join(path.name for path in sorted(file.glob("*.safetensors"))[:3]) or "no .safetensors file"
+        raise FileNotFoundError(f"{file}: this is a folder, with {inside} in it; give the path of a file in it")
+    if not file.is_file(): raise FileNotFoundError(f"{file}: there is no such file; give the path of a .safetensors file that learn.export wrote")
+    return file
+
 # %% ../nbs/12_inference.ipynb #aa43efe1
 def read_manifest(
     file: str | Path,  # a file that `export_learner` wrote
 ) -> dict:  # the manifest: vocabulary, architecture, transforms, versions …
     "Read what a model file says about itself, without reading the weights. Raises `ModelFileError`."
-    file = Path(file)
-    if not file.is_file(): raise FileNotFoundError(f"{file}: there is no such file; give the path of a .safetensors file that learn.export wrote")
+    file = existing_file(file)
     with open(file, "rb") as stream: return _parse_envelope(_read_header(stream, file), file)["manifest"]
 
 # %% ../nbs/12_inference.ipynb #ae5e3564
@@ -119,8 +130,7 @@ def read_model_file(
     file: str | Path,  # a file that `export_learner` wrote
 ) -> tuple[dict, dict[str, Tensor]]:  # the manifest, and the weights by name
     "Read a whole model file, checked against its hash; nothing in it is run. Raises `ModelFileError`."
-    file = Path(file)
-    if not file.is_file(): raise FileNotFoundError(f"{file}: there is no such file; give the path of a .safetensors file that learn.export wrote")
+    file = existing_file(file)
     with open(file, "rb") as stream:
         header = _read_header(stream, file)
         envelope = _parse_envelope(header, file)
@@ -363,10 +373,10 @@ def _check_kinds(values: dict, kinds: dict, file: Path, what: str) -> None:
 
 # %% ../nbs/12_inference.ipynb #6e03a4ea
 def _largest_size(config: object) -> float:
-    "The largest number under any name that ends in `size`, anywhere in a config."
+    "The largest number under any name that ends in `size` or `sz`, anywhere in a config."
     if isinstance(config, list): return max(map(_largest_size, config), default=0)
     if not isinstance(config, dict): return 0
-    numbers = [number for name, value in config.items() if name.endswith("size") for number in (value if isinstance(value, list) else [value]) if isinstance(number, (int, float))]
+    numbers = [number for name, value in config.items() if name.endswith(("size", "sz")) for number in (value if isinstance(value, list) else [value]) if isinstance(number, (int, float))]
     return max([*numbers, *map(_largest_size, config.values())], default=0)
 
 # %% ../nbs/12_inference.ipynb #a1462a3d

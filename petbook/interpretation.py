@@ -76,8 +76,10 @@ def _checked(probabilities: Tensor, targets: Tensor, losses: Tensor | None, item
     for name, found in ("targets", targets), ("losses", losses), ("items", items):
         if found is not None and len(found) != count: raise DataError(f"{count} rows of probabilities, but {len(found)} {name}")
     if vocab is not None and len(vocab) != classes: raise DataError(f"{classes} columns of probabilities, but {len(vocab)} names in the vocab")
+    if vocab is not None and len(set(map(str, vocab))) < classes: raise DataError(f"the vocab holds a name twice, so classes could not be told apart: {', '.join(map(str, vocab))[:80]}")
     if targets.is_floating_point() or targets.ndim != 1: raise DataError(f"targets must be class numbers of shape ({count},), not {targets.dtype} of {tuple(targets.shape)}")
     low, high = int(targets.min()), int(targets.max())
+    if low == -100: raise DataError(f"{int((targets == -100).sum())} of {count} items have no label; for pictures with labels use dls.test_dl(items, with_labels=True)")
     if low < 0 or high >= classes: raise DataError(f"targets run from {low} to {high}, but {classes} columns mean classes 0 to {classes - 1}")
     if not torch.isfinite(probabilities).all(): raise DataError(f"row {int((~torch.isfinite(probabilities)).nonzero()[0, 0])} of the probabilities is not finite")
     sums = probabilities.sum(dim=1)
@@ -109,11 +111,15 @@ class Predictions:
     def from_learner(
         cls,
         learn,  # a `Learner`, or anything with `dls` and `get_preds`
-        dl=None,  # a loader; the validation set if None
+        ds_idx: int = 1,  # 1: the validation set; 0: the training set
+        dl=None,  # a loader (or a list of batches) instead of either
     ) -> "Predictions":
-        "Predict once, and keep N x C numbers and the items' places."
-        loader = learn.dls.valid if dl is None else dl
+        "Predict once, and keep N x C numbers and the items' places. The training set is read as in validation: in order, not augmented."
+        check_choice("ds_idx", ds_idx, [0, 1])
+        loader = dl if dl is not None else learn.dls.valid if ds_idx else learn.dls.train
+        if loader is getattr(learn.dls, "train", None) and hasattr(learn.dls, "test_dl"): loader = learn.dls.test_dl(loader.dataset.items, with_labels=True)
         probabilities, targets, losses, places = learn.get_preds(dl=loader, with_loss=True, with_items=True)
+        if targets is None: raise DataError("this loader gives no labels, so there is nothing to compare the predictions with; for other pictures use learn.dls.test_dl(items, with_labels=True)")
         known = getattr(getattr(loader, "dataset", None), "items", None)
         items = None if known is None or places is None else [known[place] for place in places.tolist()]
         return cls(probabilities, targets, losses, items, learn.dls.vocab)
@@ -155,9 +161,10 @@ class ItemView(Predictions):
         "The items with the largest (or smallest) losses."
         k = len(self) if k is None else k
         check_range("k", k, 1, len(self))
+        if items and self.items is None: raise DataError("these predictions know no items; give `items`, or use from_learner with a loader of paths")
         order = self.losses.argsort(descending=largest, stable=True)[:k]
         found = self.losses[order], order
-        return found + ([self.items[index] for index in order.tolist()],) if items and self.items is not None else found
+        return found + ([self.items[index] for index in order.tolist()],) if items else found
 
 # %% ../nbs/11_interpretation.ipynb #e88bb22c
 class ConfusionView(Predictions):
@@ -448,7 +455,7 @@ class CalibrationView(Predictions):
         scaled = cross_fitted(self.probabilities, self.targets)
         _reliability_axes(axes[1], reliability(scaled, self.targets, bins), f"Temperature {self.temperature():.2f}")
         axes[1].set_ylabel("")
-        axes[0].legend(loc="lower right", fontsize=7)
+        axes[0].legend(loc="upper left", fontsize=7)
         return figure
 
 # %% ../nbs/11_interpretation.ipynb #3b5b0ef1
@@ -519,10 +526,15 @@ class LabelView(Predictions):
                 for place in likely_label_errors(self.probabilities, self.targets)[:max_n].tolist()]
 
 # %% ../nbs/11_interpretation.ipynb #e9d00bba
+def _percent(probability: float) -> str:
+    "A probability in few digits, but never 0 % for what is merely small."
+    return f"{probability:.0%}" if probability >= 0.01 else f"{probability:.1%}" if probability >= 0.001 else "<0.1%"
+
+
 def _caption(record: Record) -> str:
     "What stands over a picture: prediction and label with their probabilities, and the loss."
-    if record.actual == record.predicted: return f"{record.predicted} {record.probability:.0%}\nright\nloss {record.loss:.2f}"
-    return f"{record.predicted} {record.probability:.0%}\n{record.actual} {record.probability_actual:.0%}\nloss {record.loss:.2f}"
+    if record.actual == record.predicted: return f"{record.predicted} {_percent(record.probability)}\nright\nloss {record.loss:.2f}"
+    return f"{record.predicted} {_percent(record.probability)}\n{record.actual} {_percent(record.probability_actual)}\nloss {record.loss:.2f}"
 
 # %% ../nbs/11_interpretation.ipynb #ff4360c8
 class PictureView(ItemView, LabelView):
@@ -566,15 +578,21 @@ class ClassificationInterpretation(ConfusionPlot, ScoreView, CalibrationView, Pi
 # %% ../nbs/11_interpretation.ipynb #a6e242fc
 def _last_map(model: nn.Module, images: Tensor) -> nn.Module:
     "The module that yields the last picture-like output (B, C, h, w) with more than one place."
-    found = []
+    found, rows = [], []
     def remember(module, _, output):
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1: found.append(module)
+        if not isinstance(output, Tensor): return
+        if output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+            found.append(module)
+            rows[:] = [output.shape[2] * output.shape[3]]
+        # a transformer lays its patches out in a row (with one for the class): its last map is then its first layer
+        elif output.ndim == 3 and rows and output.shape[1] - rows[0] in (0, 1): rows.append(output.shape[1])
     hooks = [module.register_forward_hook(remember) for module in model.modules()]
     try:
         with torch.no_grad(): model(images)
     finally:
         for hook in hooks: hook.remove()
     if not found: raise DataError(f"no part of {type(model).__name__} yields a map (B, C, h, w), so there is no place to look at; name one with layer=…")
+    if len(rows) > 1: raise DataError(f"{type(model).__name__} thinks in a row of {rows[-1]} patches, not in maps, and Grad-CAM needs a map; it suits convolutional networks (and Swin)")
     return found[-1]
 
 # %% ../nbs/11_interpretation.ipynb #2718a584
@@ -586,10 +604,11 @@ def grad_cam(
 ) -> Tensor:  # (B, H, W) in [0, 1]: 1 where the evidence is strongest
     "Where the model looks: the last map's channels, weighted by the class's mean gradient (Selvaraju et al., 2017, arXiv:1610.02391)."
     kept, modes = [], {module: module.training for module in model.modules()}
-    def keep(_, __, output):
-        # detached and marked: the gradient starts here, whether the body is frozen or not
+    def keep(module, _, output):
+        if not isinstance(output, Tensor) or output.ndim != 4: raise DataError(f"layer {type(module).__name__} yields {tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}, but Grad-CAM needs a map of shape (B, C, h, w)")
+        # detached and marked: the gradient starts here, whether the body is frozen or not; a copy goes on, for the next layer may work in place
         kept.append(output.detach().float().requires_grad_())
-        return kept[-1]
+        return kept[-1].to(output.dtype, copy=True)
     model.eval()
     try:
         hook = (layer or _last_map(model, images)).register_forward_hook(keep)
@@ -598,6 +617,7 @@ def grad_cam(
         finally: hook.remove()
     finally:
         for module, mode in modes.items(): module.training = mode  # each its own: a frozen part may differ from the rest
+    if not kept: raise DataError(f"layer {type(layer).__name__} is no part of this {type(model).__name__}, or does not run in it")
     classes = logits.argmax(dim=1) if classes is None else classes.to(logits.device)
     gradient, = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), kept[-1])
     evidence = (gradient.mean(dim=(2, 3), keepdim=True) * kept[-1]).sum(dim=1, keepdim=True).relu().detach()
@@ -606,15 +626,17 @@ def grad_cam(
 
 # %% ../nbs/11_interpretation.ipynb #638426f9
 def _glowing(learner, items: Sequence, classes: Tensor | None = None) -> tuple[Tensor, list[str]]:
-    "The items as the model sees them, (N, 3, H, W) in [0, 1], each with a glow where it looks, and the classes looked for."
+    "The items as the model sees them, (N, 3, H, W) in [0, 1], grey, with a red glow where it looks, and the classes looked for."
     from matplotlib import colormaps
 
     loader = learner.dls.test_dl(list(items), bs=len(items))
     images, classes = loader.one_batch()[0], learner.get_preds(dl=loader)[0].argmax(dim=1) if classes is None else classes
     heat = grad_cam(learner.model, images, classes).cpu()
-    colours = torch.from_numpy(colormaps["inferno"](heat.numpy())[..., :3]).permute(0, 3, 1, 2).float()
-    strength = 0.15 + 0.5 * heat[:, None]
-    return (1 - strength) * learner.dls.batch_stage.decode(images).cpu().clamp(0, 1) + strength * colours, [learner.dls.vocab[number] for number in classes.tolist()]
+    colours = torch.from_numpy(colormaps["YlOrRd"](heat.numpy())[..., :3]).permute(0, 3, 1, 2).float()
+    # on the picture's own colours a glow could not be told from fur or from grass
+    grey = (learner.dls.batch_stage.decode(images).cpu().clamp(0, 1) * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
+    strength = 0.75 * heat[:, None].sqrt()
+    return (1 - strength) * grey + strength * colours, [learner.dls.vocab[number] for number in classes.tolist()]
 
 # %% ../nbs/11_interpretation.ipynb #60a9d659
 def plot_grad_cam(
@@ -624,7 +646,7 @@ def plot_grad_cam(
     nrows: int | None = None,  # rows
     ncols: int | None = None,  # columns
 ):  # the figure
-    "Show where the model looks: the brighter, the more a place speaks for the class above it."
+    "Show where the model looks: the redder, the more a place speaks for the class above it."
     if not len(items): raise ValueError("there is no item to look at")
     numbers = None
     if classes is not None:
@@ -636,7 +658,7 @@ def plot_grad_cam(
 # %% ../nbs/11_interpretation.ipynb #cb3e9f16
 @dataclass(frozen=True)
 class Comparison:
-    "Two models on the same items, and McNemar's exact test (1947) of whether one is better."
+    "Two models on the same items, and McNemar's test (1947), in its exact form, of whether one is better."
 
     both: int  # items both have right
     only_first: int  # items only the first has right
@@ -705,17 +727,17 @@ def _picture(image: Image.Image | Tensor, alt: str, size: int = 220) -> str:
 def _breakable(name: str) -> str: return html.escape(name).replace("_", "_<wbr>")
 
 # %% ../nbs/11_interpretation.ipynb #0fac4139
-def _card(interpretation: "ClassificationInterpretation", index: int, note: str = "") -> str:
-    "One item: its picture, the prediction and the label with their probabilities, the loss, and the file's name."
+def _card(interpretation: "ClassificationInterpretation", index: int, note: str = "", says: str = "is") -> str:
+    "One item: its picture, the prediction and the label with their probabilities, the loss (or a note), and the file's name."
     record = interpretation.record(index)
     name = Path(record.item).name if isinstance(record.item, (str, Path)) else f"item {index}"
     try: shown = _picture(interpretation.image(index), name)
     except (DataError, OSError) as error: shown = f'<p class="lost">{html.escape(str(error))}</p>'
     right = record.actual == record.predicted
-    lines = [(f'<b class="{"right" if right else "wrong"}">{_breakable(record.predicted)}</b>', f"{record.probability:.0%}")]
-    if not right: lines.append((f"is <b>{_breakable(record.actual)}</b>", f"{record.probability_actual:.0%}"))
+    lines = [(f'<b class="{"right" if right else "wrong"}">{_breakable(record.predicted)}</b>', _percent(record.probability))]
+    if not right: lines.append((f"{says} <b>{_breakable(record.actual)}</b>", _percent(record.probability_actual)))
     lines.append((note or "loss", "" if note else f"{record.loss:.2f}"))
-    caption = "".join(f"<div><span>{left}</span><span>{number}</span></div>" for left, number in lines)
+    caption = "".join(f"<div><span>{left}</span><span>{html.escape(number)}</span></div>" for left, number in lines)
     return f"<figure>{shown}<figcaption>{caption}<small>{_breakable(name)}</small></figcaption></figure>"
 
 # %% ../nbs/11_interpretation.ipynb #fa67b4f2
@@ -832,7 +854,7 @@ def _most_confused_section(interpretation, learner, lr_find, settings, pairs: in
         says_other = interpretation.predictions == vocab.index(predicted)
         wrong, right = (is_actual & says_other).nonzero().flatten()[:4].tolist(), (is_other & says_other).nonzero().flatten()[:1].tolist()
         cards = "".join(_card(interpretation, index) for index in wrong) + "".join(_card(interpretation, index, "rightly so") for index in right)
-        times = "once" if count == 1 else f"{count} times"
+        times = {1: "once", 2: "twice"}.get(count, f"{count} times")
         parts.append(f'<div><h3>{_breakable(actual)} taken for {_breakable(predicted)}, {times}</h3><div class="cards">{cards}</div></div>')
     return f'<div class="pairs">{"".join(parts)}</div>' if parts else "<p>No picture was taken for another class.</p>"
 
@@ -868,7 +890,7 @@ def _looks_section(interpretation, learner, lr_find, settings, count: int = 6) -
     labels = [interpretation.record(place).actual for place in places]
     cards = "".join(f"<figure>{_picture(image, name)}<figcaption>sees <b>{_breakable(name)}</b><br>is <b>{_breakable(label)}</b></figcaption></figure>"
                     for image, name, label in zip(images, names, labels))
-    return f'<p>The pictures with the largest losses again, as the model gets them. Bright is what speaks for its answer (Grad-CAM).</p><div class="cards">{cards}</div>'
+    return f'<p>The pictures with the largest losses again, as the model gets them. Red is what speaks for its answer (Grad-CAM).</p><div class="cards">{cards}</div>'
 
 # %% ../nbs/11_interpretation.ipynb #f8ccf34e
 def _calibration_section(interpretation, learner, lr_find, settings) -> str:
@@ -876,7 +898,7 @@ def _calibration_section(interpretation, learner, lr_find, settings) -> str:
     error, temperature = interpretation.calibration_error(), interpretation.temperature()
     scaled = expected_calibration_error(cross_fitted(interpretation.probabilities, interpretation.targets), interpretation.targets)
     figure, ax = _chart(4.8, 3.3)
-    _reliability_axes(ax, reliability(interpretation.probabilities, interpretation.targets, 10), "")
+    _reliability_axes(ax, reliability(interpretation.probabilities, interpretation.targets), "")
     ax.set_title("")
     ax.legend(fontsize=8, frameon=False, loc="upper left")
     manner = "too sure of itself" if temperature > 1.05 else "too modest" if temperature < 0.95 else "about as sure as it is right"
@@ -890,7 +912,7 @@ def _labels_section(interpretation, learner, lr_find, settings, count: int = 12)
     found = interpretation.label_errors()
     if interpretation.error().value > 0.5: return "<p>The model is wrong more often than right, so its opinion of the labels is worth little.</p>"
     if not found: return "<p>No label looks wrong.</p>"
-    cards = "".join(_card(interpretation, error.index, f"label quality {error.quality:.2f}") for error in found[:count])
+    cards = "".join(_card(interpretation, error.index, f"label quality {error.quality:.2f}", "labelled") for error in found[:count])
     return (f"<p>{len(found)} labels may be wrong, by confident learning; the {min(count, len(found))} most suspicious are shown. "
             f'The model may also simply be mistaken: look before you change anything.</p><div class="cards">{cards}</div>')
 
