@@ -1114,11 +1114,14 @@ def result_html(
         f'<div><b style="font-size:18px">{escape(result["label"])}</b> {best:.0%}<br>{name}{answer_bars(result["probabilities"], vocab, top)}</div></div>')
 
 # %% ../nbs/13_widgets.ipynb #1f2fb9de
+UPLOAD_HINT = "together at most about 10 MB: a notebook server lets no larger message through"
+
 def _upload_view(classifier: UploadClassifier):
     "The live view of an `UploadClassifier`."
     import ipywidgets as widgets
 
     button = widgets.FileUpload(accept="image/*", multiple=True, description="choose photographs", layout={"width": "220px"})
+    hint = widgets.HTML(f'<span style="color:#777">{UPLOAD_HINT}</span>')
     answers = widgets.HTML()
 
     def show(): answers.value = "".join(result_html(result, classifier.vocab, classifier.top) for result in classifier.results)
@@ -1134,7 +1137,7 @@ def _upload_view(classifier: UploadClassifier):
 
     button.observe(answer, "value")
     show()
-    return widgets.VBox([button, answers])
+    return widgets.VBox([widgets.HBox([button, hint], layout={"flex_flow": "row wrap", "align_items": "center"}), answers])
 
 # %% ../nbs/13_widgets.ipynb #5f48871f
 def _draw_upload(classifier: UploadClassifier):
