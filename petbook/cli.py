@@ -24,7 +24,7 @@ import torch
 
 from . import __version__
 from .augmentation import aug_transforms
-from .core import DataError, PetbookError, atomic_path, check_choice
+from .core import DataError, PetbookError, atomic_path, check_choice, check_range
 from .datablock import (CategoryBlock, DataBlock, DataLoaders, GrandparentSplitter, ImageBlock, RandomSplitter, RegexLabeller,
                                get_image_files, parent_label, using_attr, verify_images)
 from .inference import load_learner
@@ -70,8 +70,11 @@ class TrainSettings:
     def resolved(
         self,
     ) -> "TrainSettings":  # a copy with nothing left open but the rate
-        "Work out what was left open. Raise `ValueError` for a head that is neither a probe nor random."
+        "Work out what was left open. Raise `ValueError` for a number out of range, or a head that is neither a probe nor random."
         check_choice("head", self.head, ["probe", "random"])
+        for name, low in (("epochs", 1), ("freeze_epochs", 1), ("bs", 1), ("size", 32)):
+            if getattr(self, name) is not None: check_range(name, getattr(self, name), low)
+        if self.lr is not None: check_range("lr", self.lr, 0, open_low=True)
         size = self.size or (160 if self.arch == "petnet" else 224)
         compare = self.pretrained and self.data == "sketch" if self.compare is None else self.compare
         return dataclasses.replace(self, size=size, presize=self.presize or round(size * 1.6), compare=compare)
@@ -104,6 +107,8 @@ def find_labeller(
     if labels == "auto": labels = name_or_folder(files)
     if labels == "folder": return parent_label, "the folder's name"
     pattern = BY_NAME if labels == "name" else labels
+    try: re.compile(pattern)
+    except re.error as error: raise ValueError(f"labels={labels!r} is none of 'auto', 'folder' and 'name', and no regular expression either: {error}") from error
     return using_attr(RegexLabeller(pattern), "name"), "the file's name up to the last underscore" if labels == "name" else f"the group of {pattern!r} in the file's name"
 
 # %% ../nbs/15_cli.ipynb #6a1f0c28
@@ -162,7 +167,7 @@ def fit(
     report(f"network   {settings.arch}, {start}, {sum(p.numel() for p in learner.model.parameters()) / 1e6:.1f} million parameters, {learner.precision}")
     if (settings.arch, settings.pretrained) == ("petnet", True) and settings.data != "sketch":
         report("          petnet has only seen drawings; with a network connection, --arch resnet34 knows photographs")
-    rate, found = (settings.lr, None) if settings.lr else choose_rate(learner, report)
+    rate, found = (settings.lr, None) if settings.lr is not None else choose_rate(learner, report)
     head = "probe" if settings.head == "probe" else None
     if settings.pretrained: learner.fine_tune(settings.epochs, rate, freeze_epochs=settings.freeze_epochs, head=head)
     else: learner.fit_one_cycle(settings.epochs + settings.freeze_epochs, rate)
