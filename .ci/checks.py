@@ -106,22 +106,31 @@ def check_notebook(path):
             if length > 45: problems.append(f"{path}: an exported cell of {length} lines, over 45 (cell: {source.splitlines()[1][:60]})")
     for kind, source, _ in cells:
         if kind != "markdown": continue
+        if re.search(r"!\[\s*\]\(", source): problems.append(f"{path}: a picture without alt text (cell: {source[:60]!r})")
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", source):
             if not re.match(r"https?:|mailto:", target) and not (path.parent / target).exists(): problems.append(f"{path}: broken link {target}")
 
 
+def tracked(*patterns):
+    "The files of these kinds that git knows."
+    return subprocess.run(["git", "ls-files", *patterns], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 def check_pages():
     for path in [*map(Path, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *Path("nbs").glob("*.qmd")]:
-        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"!\[\s*\]\(", text): problems.append(f"{path}: a picture without alt text")
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
             if not re.match(r"https?:|mailto:", target) and not (path.parent / target).exists(): problems.append(f"{path}: broken link {target}")
-    for listed in re.findall(r"(?:href: |- )((?:nbs/|)[\w/]+\.(?:ipynb|qmd|md))", Path("_quarto.yml").read_text(encoding="utf-8")):
-        if not Path(listed).exists(): problems.append(f"_quarto.yml: {listed} does not exist")
+    listed = set(re.findall(r"(?:href: |- )((?:nbs/|)[\w/]+\.(?:ipynb|qmd|md))", Path("_quarto.yml").read_text(encoding="utf-8")))
+    problems.extend(f"_quarto.yml: {name} does not exist" for name in sorted(listed) if not Path(name).exists())
+    problems.extend(f"_quarto.yml: {name} is not in the sidebar" for name in tracked("nbs/*.ipynb", "nbs/*.qmd") if name not in listed)
 
 
 check_rooms()
 check_names()
-tracked = subprocess.run(["git", "ls-files", "*.ipynb"], capture_output=True, text=True).stdout.split("\n")
-for name in filter(None, tracked): check_notebook(Path(name))
+notebooks = tracked("*.ipynb")
+for name in notebooks: check_notebook(Path(name))
 check_pages()
-print("\n".join(problems) or f"house rules hold: {len(ROOMS)} rooms in order, {len(tracked) - 1} notebooks clean")
+print("\n".join(problems) or f"house rules hold: {len(ROOMS)} rooms in order, {len(notebooks)} notebooks clean")
 sys.exit(bool(problems))

@@ -17,15 +17,18 @@ def anchor(heading):
 def main():
     problems, anchors, links = [], {}, []
     folder = proc_nbs(force=True, n_workers=2)
-    for path in sorted(folder.rglob("*.ipynb")):
+    for path in sorted(path for kind in ("*.ipynb", "*.qmd", "*.md") for path in folder.rglob(kind)):
         name = str(path.relative_to(folder))
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-        shown = "\n".join(line for cell in cells for output in cell.get("outputs", []) for line in output.get("data", {}).get("text/markdown", []))
+        text, shown = path.read_text(encoding="utf-8"), ""
+        if path.suffix == ".ipynb":
+            cells = json.loads(text)["cells"]
+            text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+            shown = "\n".join(line for cell in cells for output in cell.get("outputs", []) for line in output.get("data", {}).get("text/markdown", []))
+            for cell in cells:
+                for output in cell.get("outputs", []):
+                    if output["output_type"] == "error": problems.append(f"{name}: {output['ename']}: {output['evalue'][:200]}")
+        text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)  # what stands in a code block is no heading and no link
         anchors[name] = {anchor(title) for title in re.findall(r"^#+ +([^\n{]+)", text + "\n" + shown, flags=re.M)}
-        for cell in cells:
-            for output in cell.get("outputs", []):
-                if output["output_type"] == "error": problems.append(f"{name}: {output['ename']}: {output['evalue'][:200]}")
         links += [(name, target) for target in re.findall(r"\]\((?!https?:|mailto:|data:)([^)\s]+)\)", text)]
     for name, target in links:
         page, _, mark = target.partition("#")
