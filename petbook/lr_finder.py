@@ -131,8 +131,10 @@ def doubt(
 ) -> str:  # the reason to doubt it, or ""
     "Why a suggestion may be no good: little of the loss's fall happens there."
     lowest = min(range(len(losses)), key=lambda number: losses[number])
-    whole, here = max(losses[: lowest + 1]) - losses[lowest], float(np.interp(math.log(lr), np.log(lrs), losses))
-    fall = here - min([here, *(loss for rate, loss in zip(lrs, losses) if lr <= rate <= 10 * lr)])
+    here = float(np.interp(math.log(lr), np.log(lrs), losses))
+    before = min([here, *(loss for rate, loss in zip(lrs, losses) if rate <= lr)])  # below what was there before: a return from a bump is no fall
+    whole = max(losses[: lowest + 1]) - losses[lowest]
+    fall = before - min([before, *(loss for rate, loss in zip(lrs, losses) if lr <= rate <= 10 * lr)])
     if fall >= share * whole: return ""
     return (f"of the {whole:.2g} by which the loss falls in all, it falls {fall:.1g} from there to ten times that rate; "
             f"{'the best is over there' if lr * 10 > lrs[lowest] else 'nothing happens there yet'}")
