@@ -542,7 +542,10 @@ def export_onnx(
     image = torch.rand(2, 3, *size, generator=random_stream("onnx"))
     with atomic_path(file) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces its next exporter, which needs one more package
-        torch.onnx.export(module, (image,), str(temporary), dynamo=False, input_names=["image"], output_names=["probabilities"], dynamic_axes={"image": {0: "n"}, "probabilities": {0: "n"}})
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # a transformer's fused attention has no word in ONNX
+        try: torch.onnx.export(module, (image,), str(temporary), dynamo=False, input_names=["image"], output_names=["probabilities"], dynamic_axes={"image": {0: "n"}, "probabilities": {0: "n"}})
+        finally: torch.backends.mha.set_fastpath_enabled(fused)
         _describe_onnx(temporary, predictor, size)
         print(_check_onnx(temporary, module, image))
     return Path(file)
