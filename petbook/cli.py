@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BY_NAME', 'option', 'TrainSettings', 'name_or_folder', 'find_labeller', 'find_folder', 'load_data', 'choose_rate',
-           'fit', 'write_results', 'train', 'predict', 'report_on', 'add_settings', 'make_parser', 'draw_rates',
-           'check_data', 'run_command', 'main']
+           'fit', 'write_results', 'train', 'predict', 'known_way', 'report_on', 'add_settings', 'make_parser',
+           'draw_rates', 'check_data', 'run_command', 'main']
 
 # %% ../nbs/15_cli.ipynb #0742d391
 import argparse
@@ -233,6 +233,16 @@ def predict(
         answers.append({"file": str(file), "predictions": [(predictor.vocab[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist())]})
     return answers
 
+# %% ../nbs/15_cli.ipynb #6a1f0c29
+def known_way(
+    files: Sequence[Path],  # the pictures
+    vocab: Sequence[str],  # the classes of a model
+) -> str:  # "folder" or "name"
+    "Where these classes stand: in the folders' names or in the files'; if in neither, where there is something to read."
+    matches = [re.search(BY_NAME, file.name) for file in files]
+    ways = {"folder": [file.parent.name for file in files], "name": [match and match[1] for match in matches]}
+    return next((way for way, found in ways.items() if set(found) <= set(vocab)), "name" if all(matches) else "folder")
+
 # %% ../nbs/15_cli.ipynb #49731266
 def report_on(
     model: str | Path,  # a file that `petbook train` or `Learner.export` wrote
@@ -243,6 +253,7 @@ def report_on(
     "Classify every picture of a folder, compare with its label, and write a report. Raise `DataError` for a label the model does not know."
     predictor = load_learner(model)
     files = get_image_files(find_folder(data))
+    if labels == "auto": labels = known_way(files, predictor.vocab)
     labeller, _ = find_labeller(files, labels)
     named = [labeller(file) for file in files]
     unknown = sorted(set(named) - set(predictor.vocab))
