@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,14 @@ import torch
 
 from . import __version__
 from .augmentation import aug_transforms
-from .core import DataError, PetbookError, atomic_path, check_choice, check_range
+from .core import DataError, ImageError, PetbookError, atomic_path, check_choice, check_range
 from .datablock import (CategoryBlock, DataBlock, DataLoaders, GrandparentSplitter, ImageBlock, RandomSplitter, RegexLabeller,
                                get_image_files, parent_label, using_attr, verify_images)
 from .inference import load_learner
 from .interpretation import ClassificationInterpretation, write_report
 from .learner import Learner, vision_learner
 from .losses import error_rate
+from .lr_finder import minimum
 from .pets import get_pets
 from .presizing import Resize
 
@@ -146,7 +148,7 @@ def choose_rate(
     report: Callable[[str], None] = print,  # called with each line of news
 ):  # (the learning rate, the result of `lr_find`)
     "Take the `minimum` that `lr_find` suggests, within 5e-4 and 1e-2, or 2e-3 if it suggests none."
-    found = learner.lr_find(show_plot=False)
+    found = learner.lr_find(show_plot=False, suggest_funcs=minimum)
     if found.minimum is None:
         report("rate      2.0e-03, since lr_find suggests none")
         return 2e-3, found
@@ -196,9 +198,12 @@ def train(
     dls = load_data(settings, report)
     folder = Path(settings.out or time.strftime("runs/%Y-%m-%d_%H-%M-%S"))
     folder.mkdir(parents=True, exist_ok=True)
+    try: learner, found = fit(settings, dls, report)
+    except BaseException:
+        if not any(folder.iterdir()): folder.rmdir()  # nothing was trained, so nothing is left behind
+        raise
     with atomic_path(folder / "settings.json") as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(settings), indent=1), encoding="utf-8")
-    learner, found = fit(settings, dls, report)
     learner.export(folder / "model.safetensors")
     write_results(learner, folder)
     interpretation = ClassificationInterpretation.from_learner(learner)
@@ -223,6 +228,7 @@ def predict(
     top: int = 1,  # how many classes to name for each
 ) -> list[dict]:  # per picture: file, and either predictions ((class, probability) pairs) or error
     "Classify pictures one by one, in the order given."
+    check_range("top", top, 1)
     predictor = load_learner(model)
     files = [file for name in map(Path, images) for file in (get_image_files(name) if name.is_dir() else [name])]
     answers = []
@@ -359,11 +365,15 @@ def main(
 ) -> int:  # the exit status: 0 well, 1 some pictures could not be read, 2 refused, 130 interrupted
     "Run the command `petbook`."
     arguments = make_parser().parse_args(argv)
-    try: return run_command(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"note      {message}", file=sys.stderr)
+            return run_command(arguments)
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
         return 130
     except (PetbookError, ValueError, OSError) as error:
         if os.environ.get("PETBOOK_DEBUG"): raise
-        print(f"petbook {arguments.command}: {error}", file=sys.stderr)
+        more = "; `petbook data FOLDER` lists all such files, and --on-error skip leaves them out" if isinstance(error, ImageError) and hasattr(arguments, "on_error") else ""
+        print(f"petbook {arguments.command}: {error}{more}", file=sys.stderr)
         return 2
