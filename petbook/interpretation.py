@@ -635,7 +635,7 @@ def _glowing(learner, items: Sequence, classes: Tensor | None = None) -> tuple[T
     colours = torch.from_numpy(colormaps["YlOrRd"](heat.numpy())[..., :3]).permute(0, 3, 1, 2).float()
     # on the picture's own colours a glow could not be told from fur or from grass
     grey = (learner.dls.batch_stage.decode(images).cpu().clamp(0, 1) * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
-    strength = 0.75 * heat[:, None].sqrt()
+    strength = 0.65 * heat[:, None]
     return (1 - strength) * grey + strength * colours, [learner.dls.vocab[number] for number in classes.tolist()]
 
 # %% ../nbs/11_interpretation.ipynb #60a9d659
@@ -799,6 +799,8 @@ def _training_section(interpretation, learner, lr_find, settings) -> str:
     recorder = getattr(learner, "recorder", None)
     losses = list(getattr(recorder, "losses", None) or [])
     if not losses: return ""
+    from matplotlib.ticker import MaxNLocator
+
     figure, ax = _chart(4.6, 2.9, xlabel="batch", ylabel="loss")
     running, mean = [], losses[0]
     for loss in losses: running.append(mean := mean + 0.1 * (loss - mean))
@@ -807,8 +809,10 @@ def _training_section(interpretation, learner, lr_find, settings) -> str:
     valid = [(end, row["valid_loss"]) for end, row in zip(recorder.epoch_ends, recorder.rows) if row.get("valid_loss") is not None]
     if valid: ax.plot(*zip(*valid), "o-", color="#ea580c", label="validation")
     ax.set_ylim(0)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.legend(fontsize=8, frameon=False)
     rates, ax = _chart(4.6, 2.9, xlabel="batch", ylabel="learning rate", yscale="log")
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     groups = max(map(len, recorder.group_lrs), default=0)
     for number in range(groups):
         ax.plot([row[number] for row in recorder.group_lrs], color=("#3b82f6", "#8b5cf6", "#0d9488")[number % 3], label=f"layer group {number + 1} of {groups}")
@@ -933,7 +937,11 @@ def _made_section(interpretation, learner, lr_find, settings) -> str:
         if getattr(source, name, None) is not None: facts[name] = getattr(source, name)
     if hasattr(getattr(dls, "train", None), "dataset"): facts["training pictures"] = len(dls.train.dataset.items)
     if learner is not None: facts["parameters"] = f"{sum(weights.numel() for weights in learner.model.parameters()):,}"
-    rows = "".join(f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>" for name, value in (facts | dict(settings or {})).items())
+    rates = [rate for row in getattr(getattr(learner, "recorder", None), "group_lrs", []) for rate in row]
+    if rates: facts["highest learning rate"] = f"{max(rates):.1e}"
+    # what was used counts, not what was asked for ("auto"), and what was left open says nothing
+    facts |= {name: value for name, value in (settings or {}).items() if name not in facts and value is not None}
+    rows = "".join(f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items())
     return f'<div class="wide"><table class="facts"><tbody>{rows}</tbody></table></div>'
 
 # %% ../nbs/11_interpretation.ipynb #508575de

@@ -19,6 +19,11 @@ from pathlib import Path
 LABEL, RUNS = r"(.+)_\d+.jpg$", 3
 
 
+def vocab_of(folder: str) -> list[str]:
+    "Every class there is: nine tenths validate, so some classes have no training picture, and fastai would not know them."
+    return sorted({re.match(LABEL, path.name)[1] for path in Path(folder).glob("*.jpg")})
+
+
 def tiny(classes: int):
     from torch import nn
 
@@ -32,7 +37,7 @@ def petbook_child(folder: str, size: int, what: str) -> None:
     from petbook.presizing import Resize
     from petbook.training import Trainer
 
-    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, splitter=RandomSplitter(valid_pct=0.9, seed=42),
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=vocab_of(folder))), get_items=get_image_files, splitter=RandomSplitter(valid_pct=0.9, seed=42),
                       get_y=using_attr(RegexLabeller(LABEL), "name"), item_tfms=Resize(size), batch_tfms=[Normalize([0.5] * 3, [0.5] * 3)])
     dls = block.dataloaders(folder, bs=16, num_workers=0)
     learn = Trainer(dls, tiny(dls.c), precision="fp32")
@@ -44,7 +49,7 @@ def petbook_child(folder: str, size: int, what: str) -> None:
 def fastai_child(folder: str, size: int, what: str) -> None:
     from fastai.vision.all import (CategoryBlock, ClassificationInterpretation, DataBlock, ImageBlock, Learner, Normalize, RandomSplitter, RegexLabeller, Resize, get_image_files, using_attr)
 
-    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, splitter=RandomSplitter(valid_pct=0.9, seed=42),
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=vocab_of(folder))), get_items=get_image_files, splitter=RandomSplitter(valid_pct=0.9, seed=42),
                       get_y=using_attr(RegexLabeller(LABEL), "name"), item_tfms=Resize(size), batch_tfms=[Normalize.from_stats([0.5] * 3, [0.5] * 3, cuda=False)])
     dls = block.dataloaders(Path(folder), bs=16, num_workers=0)
     learn = Learner(dls, tiny(dls.c))
