@@ -237,7 +237,7 @@ def _softmax_view(explorer: SoftmaxExplorer):
     "The live view of a `SoftmaxExplorer`."
     import ipywidgets as widgets  # imported late: `import petbook` must stay quick
 
-    names = f"{min(240, max(90, 8 * max(map(len, explorer.names))))}px"  # room for the longest
+    names = f"{min(260, max(120, 9 * max(map(len, explorer.names))))}px"  # room for the longest
     sliders = [widgets.FloatSlider(value, min=-explorer.limit, max=explorer.limit, step=0.1, description=name, style={"description_width": names}, layout={"width": f"calc({names} + 260px)", "height": "32px"})
         for name, value in zip(explorer.names, explorer.activations)]
     right = widgets.Dropdown(options=[(name, index) for index, name in enumerate(explorer.names)], value=explorer.target, description="right answer", style={"description_width": names}, layout={"width": f"calc({names} + 260px)"})

@@ -312,7 +312,7 @@ def check_upload(page: Page, area, folder: Path, shot: str) -> None:
 
 def check_dark(page: Page) -> None:
     page.page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-    page.check("dark theme: it is on", lambda: page.page.evaluate("document.body.dataset.jpThemeLight") == "false")
+    page.check("dark theme: it is on", lambda: page.page.evaluate("document.body.dataset.jpThemeLight") == "false" and not page.page.locator("#jupyterlab-splash").count())
     for name in ("softmax", "confusion", "cleaner", "upload"): page.shot(f"dark_{name}", page.output(name))
 
 
