@@ -19,6 +19,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from .augmentation import BatchStage, aug_transforms
 from .core import DataError, ImageError, check_choice, check_range, random_stream, show_image, tensor_to_image
+from .inference import load_learner
 from .interpretation import ClassificationInterpretation
 from .losses import log_softmax
 from .lr_finder import LRFind, minimum, slide, steep, usable_part, valley
@@ -134,7 +136,8 @@ def softmax_html(
     target: int,  # index of the right class
 ) -> str:  # a table, and the loss below it
     "The rows of `softmax_rows` as a table with bars."
-    colors = {"exp": "#dbe4ee", "probability": "#ffd88a", "log": "#e6dcf2", "gradient": "#c4e3c8"}
+    # see-through, so that the page's own text colour stays readable in a light and in a dark theme
+    colors = {"exp": "rgba(70,120,190,.25)", "probability": "rgba(255,165,0,.45)", "log": "rgba(140,100,200,.25)", "gradient": "rgba(50,160,70,.35)"}
     scales = {name: max(abs(row[name]) for row in rows) for name in colors} | {"probability": 1, "gradient": 1}
     head = "".join(f'<th style="padding:3px 8px;text-align:right">{title}</th>' for title in _SOFTMAX_COLUMNS.values())
     body = ""
@@ -187,13 +190,18 @@ class SoftmaxExplorer(Explorer):
         self,
         activations: Sequence[float] = (2.0, 1.0, -1.0),  # to begin with, one per class
         names: Sequence[str] | None = None,  # of the classes; "class 0", "class 1", … if None
-        target: int = 0,  # index of the right class
-        limit: float = 6.0,  # the sliders go from -limit to limit
+        target: int | str = 0,  # the right class: index or name
+        limit: float = 6.0,  # the sliders go from -limit to limit, or as far as the activations need
     ):
-        self.activations, self.target, self.limit = [float(value) for value in activations], target, limit
+        self.activations = [float(value) for value in activations]
+        if not self.activations or not np.isfinite(self.activations).all(): raise ValueError(f"activations must be finite numbers, one per class, but they are {self.activations}")
         self.names = [f"class {index}" for index in range(len(self.activations))] if names is None else [str(name) for name in names]
         if len(self.names) != len(self.activations): raise ValueError(f"{len(self.names)} names for {len(self.activations)} activations")
+        if isinstance(target, str):
+            check_choice("target", target, self.names)
+            target = self.names.index(target)
         if not 0 <= target < len(self.names): raise ValueError(f"target={target} is no class: there are {len(self.names)}, counted from 0")
+        self.target, self.limit = target, max(limit, *map(abs, self.activations))
 
     @property
     def rows(self) -> list[dict[str, float]]:
@@ -229,9 +237,10 @@ def _softmax_view(explorer: SoftmaxExplorer):
     "The live view of a `SoftmaxExplorer`."
     import ipywidgets as widgets  # imported late: `import petbook` must stay quick
 
-    sliders = [widgets.FloatSlider(value, min=-explorer.limit, max=explorer.limit, step=0.1, description=name, style={"description_width": "120px"}, layout={"width": "380px", "height": "32px"})
+    names = f"{min(260, max(120, 9 * max(map(len, explorer.names))))}px"  # room for the longest
+    sliders = [widgets.FloatSlider(value, min=-explorer.limit, max=explorer.limit, step=0.1, description=name, style={"description_width": names}, layout={"width": f"calc({names} + 260px)", "height": "32px"})
         for name, value in zip(explorer.names, explorer.activations)]
-    right = widgets.Dropdown(options=[(name, index) for index, name in enumerate(explorer.names)], value=explorer.target, description="right answer", style={"description_width": "120px"}, layout={"width": "380px"})
+    right = widgets.Dropdown(options=[(name, index) for index, name in enumerate(explorer.names)], value=explorer.target, description="right answer", style={"description_width": names}, layout={"width": f"calc({names} + 260px)"})
     table = widgets.HTML()
 
     def refresh(change=None):
@@ -251,6 +260,21 @@ def augmentation_defaults() -> dict[str, object]:  # by argument
     parameters = inspect.signature(aug_transforms).parameters
     return {name: parameter.default for name, parameter in parameters.items() if name != "xtra_tfms"} | {"size": 224}
 
+# %% ../nbs/13_widgets.ipynb #5d1c7a90
+def _checked_argument(name: str, value: object) -> object:
+    "An argument of `aug_transforms`, if its control can show it. Raises `ValueError` if not."
+    usual = augmentation_defaults()
+    check_choice("argument", name, list(usual))
+    if isinstance(usual[name], str): check_choice(name, value, _AUG_CHOICES[name])
+    elif isinstance(usual[name], bool) and not isinstance(value, bool): raise ValueError(f"{name}={value!r}: the explorer sets it with a box to tick, so it is True or False")
+    elif not isinstance(value, Real) or isinstance(usual[name], bool) != isinstance(value, bool): raise ValueError(f"{name}={value!r}: the explorer sets it with a slider, so it is one number, such as {usual[name]}")
+    return value
+
+# %% ../nbs/13_widgets.ipynb #5d1c7a91
+def _plain(value: object) -> object:
+    "A number as one would type it: 30 instead of 30.0."
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
 # %% ../nbs/13_widgets.ipynb #941f99d6
 class AugmentationExplorer(Explorer):
     "One photograph drawn several times under `aug_transforms`, every argument on a control."
@@ -265,15 +289,13 @@ class AugmentationExplorer(Explorer):
     ):
         self.prepared = ItemStage([Resize(presize)])(image)
         self.draws, self.seed, self.arguments = draws, seed, augmentation_defaults()
-        for name, value in arguments.items():
-            check_choice("argument", name, list(self.arguments))
-            self.arguments[name] = value
+        for name, value in arguments.items(): self.arguments[name] = _checked_argument(name, value)
 
     @property
     def call(self) -> str:
         "The call to copy: what differs from the defaults."
         usual = {name: parameter.default for name, parameter in inspect.signature(aug_transforms).parameters.items()}
-        given = [f"{name}={value!r}" for name, value in self.arguments.items() if value != usual[name]]
+        given = [f"{name}={_plain(value)!r}" for name, value in self.arguments.items() if value != usual[name]]
         return f"aug_transforms({', '.join(given)})"
 
     def transforms(self) -> list:
@@ -293,10 +315,15 @@ class AugmentationExplorer(Explorer):
     def _build(self): return _augmentation_view(self)
 
 # %% ../nbs/13_widgets.ipynb #d3d4bd5c
+def _slider_ends(name: str, value: float) -> tuple[float, float]:
+    "The ends of an argument's slider: the usual ones, or wider where the value needs it."
+    low, high = _AUG_RANGES.get(name, (0, 1))
+    return min(low, value), max(high, value)
+
 def _augmentation_position(name: str, value: object) -> float | None:
     "Where a slider stands between its ends, in [0, 1]; None for what is no slider."
     if isinstance(value, (bool, str)): return None
-    low, high = _AUG_RANGES.get(name, (0, 1))
+    low, high = _slider_ends(name, value)
     return (value - low) / (high - low)
 
 # %% ../nbs/13_widgets.ipynb #dcfca4b3
@@ -319,8 +346,8 @@ def _augmentation_control(name: str, value: object):
     style, layout = {"description_width": "95px"}, {"width": "300px", "height": "28px"}
     if isinstance(value, bool): return widgets.Checkbox(value, description=name, style=style, layout=layout)
     if isinstance(value, str): return widgets.Dropdown(options=_AUG_CHOICES[name], value=value, description=name, style=style, layout=layout)
-    low, high = _AUG_RANGES.get(name, (0, 1))
-    if isinstance(value, int): return widgets.IntSlider(value, low, high, 16, description=name, continuous_update=False, style=style, layout=layout)
+    low, high = _slider_ends(name, value)
+    if name == "size": return widgets.IntSlider(int(value), int(low), int(high), 16, description=name, continuous_update=False, style=style, layout=layout)
     return widgets.FloatSlider(value, min=low, max=high, step=1 if high > 10 else 0.05, description=name, continuous_update=False, style=style, layout=layout)
 
 # %% ../nbs/13_widgets.ipynb #0a2c07eb
@@ -329,7 +356,7 @@ def augmentation_html(
 ) -> str:  # the pictures, or why there are none
     "The draws of an explorer, or what is wrong with its arguments."
     try: images = explorer.images()
-    except ValueError as error: return f'<p style="color:#b00">{escape(error)}</p>'
+    except ValueError as error: return f'<p style="padding:8px;border-left:4px solid #d62728">{escape(error)}</p>'
     pictures = [picture_html(image, "as validation sees it" if number == 0 else f"draw {number}", 165) for number, image in enumerate(images)]
     return f'<div style="display:flex;flex-wrap:wrap;gap:8px;max-width:720px">{"".join(pictures)}</div>'
 
@@ -403,9 +430,12 @@ def _draw_curve(explorer: LearningRateExplorer, figure, columns: int = 1):
     ax.axvline(explorer.value, color="black", lw=1.2, ls="--", label=f"chosen {explorer.value:.1e}")
     # the end of the curve shoots up; its lowest point and its beginning are what matters
     heights = np.asarray([loss for loss in (*smooth, *explorer.found.losses) if np.isfinite(loss)])
-    low, high = heights.min(), np.nanmax(smooth[: max(1, len(smooth) // 2)])
-    room = 0.12 * (high - low) or 0.1
-    ax.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - room, high + 3 * room))
+    early = [loss for loss in smooth[: max(1, len(smooth) // 2)] if np.isfinite(loss)]
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    if early:
+        low, high = heights.min(), max(early)
+        room = 0.12 * (high - low) or 0.1
+        ax.set_ylim(low - room, high + 3 * room)
     ax.legend(fontsize=7, loc="lower left")
     return axes
 
@@ -520,7 +550,9 @@ def as_interpretation(
     source,  # a learner, or an interpretation already
 ):  # a `ClassificationInterpretation`
     "Interpret a learner on its validation set; an interpretation is passed through."
-    return source if hasattr(source, "confusion_matrix") else ClassificationInterpretation.from_learner(source)
+    if hasattr(source, "confusion_matrix"): return source
+    if not hasattr(source, "dls"): raise TypeError(f"{source!r} cannot be interpreted; give a learner, or a ClassificationInterpretation")
+    return ClassificationInterpretation.from_learner(source)
 
 # %% ../nbs/13_widgets.ipynb #41cf4fd3
 def gallery_html(
@@ -541,7 +573,7 @@ def _caption(interpretation, index: int, names: Sequence[str]) -> str:
     lines = [f"<b>{escape(names[predicted])}</b> {row[predicted]:.2f}"]
     if actual != predicted: lines.append(f"{escape(names[actual])} {row[actual]:.2f}")
     item = interpretation.items[index] if interpretation.items is not None else f"number {index}"
-    return "<br>".join([*lines, f'<span style="color:#777">{escape(Path(str(item)).name)}</span>'])
+    return "<br>".join([*lines, f'<span style="opacity:.7">{escape(Path(str(item)).name)}</span>'])
 
 # %% ../nbs/13_widgets.ipynb #53900811
 def confusion_html(
@@ -600,7 +632,7 @@ def _heading(text: str, row: int, column: int, vertical: bool = False):
     "The name of a row or a column of the matrix."
     import ipywidgets as widgets
 
-    turn = "writing-mode:vertical-rl;transform:rotate(180deg);max-height:130px;" if vertical else "text-align:right;padding-right:6px;max-width:150px;"
+    turn = "writing-mode:vertical-rl;transform:rotate(180deg);width:14px;min-height:28px;max-height:130px;margin:0 auto;" if vertical else "text-align:right;padding-right:6px;max-width:150px;"
     style = f"{turn}font-size:11px;line-height:14px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis"
     return widgets.HTML(f'<div style="{style}" title="{escape(text)}">{escape(text)}</div>', layout={"grid_area": f"{row} / {column}", "margin": "0", "align_self": "flex-end" if vertical else "center"})
 
@@ -641,7 +673,8 @@ def _confusion_view(explorer: ConfusionExplorer):
     grid, cells = _confusion_grid(explorer, choose)
     for control in (actual, predicted): control.observe(refresh, "value")
     refresh()
-    return widgets.VBox([widgets.HTML("<b>rows: what the label says; columns: what the model says; press a number</b>"), grid, widgets.HBox([actual, predicted], layout={"flex_flow": "row wrap"}), gallery])
+    words = widgets.HTML("<b>rows: what the label says; columns: what the model says; press a number</b>")
+    return widgets.VBox([widgets.HBox([actual, predicted], layout={"flex_flow": "row wrap"}), words, grid, gallery])
 
 # %% ../nbs/13_widgets.ipynb #2d6bf33f
 @dataclass
@@ -737,16 +770,19 @@ def apply_changes(
     if missing: raise DataError(f"{missing[0]} is no longer there ({len(missing)} in all), so nothing was changed; make the cleaner anew from the files that there are")
     batch = 1 + max((int(row["batch"]) for row in read_changes(file)), default=0)
     written = [{**change, "batch": batch, "when": datetime.now().isoformat(timespec="seconds")} for change in changes]
-    for change in written:
-        _write_change(Path(file), change)
-        if change["to"]: _move(Path(change["path"]), Path(change["to"]))
+    for number, change in enumerate(written):
+        try:
+            _write_change(Path(file), change)
+            if change["to"]: _move(Path(change["path"]), Path(change["to"]))
+        except OSError as error:
+            raise DataError(f"{change['path']} could not be moved ({error.strerror or error}); {number} of {len(written)} changes were made before it, and undo takes them back") from error
     return written
 
 # %% ../nbs/13_widgets.ipynb #2d17d9e7
 def undo_changes(
     file: str | Path,  # the diary
 ) -> list[dict]:  # the changes that were taken back, the last one first; empty if there was nothing left
-    "Take back the last batch of changes that still stands. Raises `DataError`, before anything moves, if a place is taken."
+    "Take back the last batch of changes that still stands. Raises `DataError`, before anything moves, if a place is taken or a file has gone."
     rows = read_changes(file)
     undone = {row["new"] for row in rows if row["action"] == "undo"}  # an undo row names the batch it took back
     standing = [row["batch"] for row in rows if row["action"] != "undo" and row["batch"] not in undone]
@@ -754,6 +790,8 @@ def undo_changes(
     last = [row for row in rows if row["batch"] == standing[-1]][::-1]
     moved = [row for row in last if row["to"] and Path(row["to"]).is_file()]
     taken = [row["path"] for row in moved if Path(row["path"]).exists()]
+    gone = [row for row in last if row["to"] and not Path(row["to"]).is_file() and not Path(row["path"]).is_file()]
+    if gone: raise DataError(f"{gone[0]['to']} is no longer there ({len(gone)} such files), so it cannot come back; put it there again, or delete its row from {file}, then undo")
     if taken: raise DataError(f"{taken[0]} is there again ({len(taken)} such files), and nothing is overwritten; move it away, then undo")
     for row in moved: _move(Path(row["to"]), Path(row["path"]))
     _write_change(Path(file), {"batch": standing[-1], "when": datetime.now().isoformat(timespec="seconds"), "action": "undo", "new": standing[-1]})
@@ -804,10 +842,13 @@ def interpret_splits(
     source,  # a learner, one interpretation, or a dict of interpretations by split
 ) -> dict:  # interpretations by split
     "Interpretations of each split; a learner is run over training and validation photographs, both without augmentation."
-    if isinstance(source, dict): return source
+    if isinstance(source, dict) and source: return source
     if hasattr(source, "confusion_matrix"): return {"valid": source}
+    if not hasattr(source, "dls"): raise TypeError(f"{source!r} cannot be cleaned; give a learner, a ClassificationInterpretation, or a dict of interpretations by split")
     training = source.dls.test_dl(source.dls.train.dataset.items, with_labels=True)
-    return {"train": ClassificationInterpretation.from_learner(source, dl=training), "valid": ClassificationInterpretation.from_learner(source)}
+    found = {"train": ClassificationInterpretation.from_learner(source, dl=training)}
+    if len(source.dls.valid.dataset): found["valid"] = ClassificationInterpretation.from_learner(source)
+    return found
 
 # %% ../nbs/13_widgets.ipynb #9a4e6271
 def planned_changes(
@@ -838,12 +879,12 @@ class PlannedExplorer(Explorer):
         return [suspect.path for suspect in self.plan.suspects]
 
     def delete(self) -> list[int]:
-        "The photographs chosen for removal; nothing has been removed yet."
-        return [index for index, (action, _) in self.plan.choices.items() if action == "remove"]
+        "The photographs chosen for removal, as far as they are still there."
+        return [index for index, (action, _) in self.plan.choices.items() if action == "remove" and self.plan.suspects[index].path.is_file()]
 
     def change(self) -> list[tuple[int, str]]:
-        "The photographs chosen for another label, with that label."
-        return [(index, label) for index, (action, label) in self.plan.choices.items() if action == "relabel"]
+        "The photographs chosen for another label, with that label, as far as they are still there."
+        return [(index, label) for index, (action, label) in self.plan.choices.items() if action == "relabel" and self.plan.suspects[index].path.is_file()]
 
 # %% ../nbs/13_widgets.ipynb #7a05e169
 class ImageClassifierCleaner(PlannedExplorer):
@@ -909,16 +950,15 @@ def suspect_html(
     return (f'<div style="font-size:12px;line-height:1.35;overflow-wrap:anywhere;min-height:{image_size + 70}px">'
         f'<div style="height:{image_size}px;display:flex;align-items:end">{picture_html(thumbnail(suspect.path, image_size), f"labelled {suspect.given}")}</div>'
         f'labelled <b>{escape(suspect.given)}</b> ({escape(suspect.split)})<br>model says {escape(suspect.predicted)} {suspect.probability:.2f}, loss {suspect.loss:.2f}'
-        f'{hint}<br><span style="color:#777">{escape(suspect.path.name)}</span></div>')
+        f'{hint}<br><span style="opacity:.7">{escape(suspect.path.name)}</span></div>')
 
 # %% ../nbs/13_widgets.ipynb #b2b1ddd3
 def plan_text(
     cleaner: ImageClassifierCleaner,  # with its choices
 ) -> str:  # one line
     "What has been chosen so far, in words."
-    chosen, removed = cleaner.plan.choices, sum(suspect.removed for suspect in cleaner.plan.suspects)
-    removals = len(cleaner.delete())
-    words = f"chosen: {removals} to remove, {len(chosen) - removals} to relabel; nothing has moved yet" if chosen else "nothing chosen"
+    removals, relabels, removed = len(cleaner.delete()), len(cleaner.change()), sum(suspect.removed for suspect in cleaner.plan.suspects)
+    words = f"chosen: {removals} to remove, {relabels} to relabel; nothing has moved yet" if removals or relabels else "nothing chosen"
     return f"{words} · {removed} removed so far" if removed else words
 
 # %% ../nbs/13_widgets.ipynb #297edc49
@@ -948,10 +988,13 @@ def _cleaner_filters(cleaner: ImageClassifierCleaner) -> dict:
     "The drop-downs that say which photographs are shown, by the cleaner's attribute that they set."
     import ipywidgets as widgets
 
+    def menu(options, name): return widgets.Dropdown(options=[(text, (value,)) for text, value in options], description=name)
+
+    # each value stands in a tuple: a drop-down shows an empty box for the value None
     splits = sorted({suspect.split for suspect in cleaner.plan.suspects})
-    return {"given": widgets.Dropdown(options=[("all classes", None), *((name, name) for name in cleaner.plan.vocab)], description="label"),
-        "split": widgets.Dropdown(options=[("all", None), *((name, name) for name in splits)], description="split"),
-        "order": widgets.Dropdown(options=[("highest loss", "loss"), ("likely label error", "label error")], description="first")}
+    return {"given": menu([("all classes", None), *((name, name) for name in cleaner.plan.vocab)], "label"),
+        "split": menu([("all", None), *((name, name) for name in splits)], "split"),
+        "order": menu([("highest loss", "loss"), ("likely label error", "label error")], "first")}
 
 # %% ../nbs/13_widgets.ipynb #cc6df0ed
 def _cleaner_view(cleaner: ImageClassifierCleaner):
@@ -965,7 +1008,7 @@ def _cleaner_view(cleaner: ImageClassifierCleaner):
     def say(text=None): status.value = escape(text or plan_text(cleaner))
 
     def show(change=None):
-        for name, control in filters.items(): setattr(cleaner, name, control.value)
+        for name, control in filters.items(): setattr(cleaner, name, control.value[0])
         cards.children = [_suspect_card(cleaner, index, say) for index in cleaner.shown]
         count = len(cleaner.plan.ordered(cleaner.given, cleaner.split, cleaner.order))
         first = cleaner.page * cleaner.max_n
@@ -976,7 +1019,7 @@ def _cleaner_view(cleaner: ImageClassifierCleaner):
         show()
 
     def carry_out(action):
-        try: say(_outcome(action(), cleaner))
+        try: say(_outcome(action(), cleaner, "taken back" if action == cleaner.undo else "done"))
         except (DataError, OSError) as error: say(f"not done: {error}")
         show()
 
@@ -991,12 +1034,15 @@ def _cleaner_view(cleaner: ImageClassifierCleaner):
     return widgets.VBox([widgets.HBox(list(filters.values()), layout=row), cards, widgets.HBox([buttons["previous"], buttons["next"], place], layout=row), widgets.HBox([buttons["apply"], buttons["undo"], status], layout=row)])
 
 # %% ../nbs/13_widgets.ipynb #91bd40d5
-def _outcome(rows: Sequence[dict], cleaner: ImageClassifierCleaner) -> str:
+def _outcome(rows: Sequence[dict], cleaner: ImageClassifierCleaner, done: str = "done") -> str:
     "What an `apply` or an `undo` has done, in words."
     if not rows: return "there was nothing to do"
-    moved = sum(bool(row["to"]) for row in rows)
-    only = f"; {len(rows) - moved} new labels only in the diary, because neither folder nor file name tells the class" if moved < len(rows) else ""
-    return f"done: {moved} files moved{only}. The diary is {cleaner.diary}"
+    moved, known = sum(bool(row["to"]) for row in rows), {str(path) for path in cleaner.fns}
+    strange = sum(row["path"] not in known and row["to"] not in known for row in rows)
+    words = f"{done}: {moved} {'file' if moved == 1 else 'files'} moved"
+    if moved < len(rows): words += f"; {len(rows) - moved} new labels only in the diary, because neither folder nor file name tells the class"
+    if strange: words += f"; {strange} of them this cleaner does not know, so make the data and the cleaner anew to see them"
+    return f"{words}. The diary is {cleaner.diary}"
 
 # %% ../nbs/13_widgets.ipynb #bb8f4d8f
 def _draw_cleaner(cleaner: ImageClassifierCleaner):
@@ -1022,7 +1068,7 @@ def answer_bars(
 ) -> str:  # HTML
     "The likeliest classes with a bar each."
     ranked = sorted(zip(map(float, probabilities), vocab), key=lambda pair: -pair[0])[:top]
-    rows = "".join(f'<tr><th style="text-align:left;padding:2px 10px;font-weight:{"bold" if place == 0 else "normal"}">{escape(name)}</th>{bar_cell(value, 1, "#ffd88a")}</tr>' for place, (value, name) in enumerate(ranked))
+    rows = "".join(f'<tr><th style="text-align:left;padding:2px 10px;font-weight:{"bold" if place == 0 else "normal"}">{escape(name)}</th>{bar_cell(value, 1, "rgba(255,165,0,.45)")}</tr>' for place, (value, name) in enumerate(ranked))
     return f'<table style="border-collapse:collapse">{rows}</table>'
 
 # %% ../nbs/13_widgets.ipynb #da642017
@@ -1031,10 +1077,11 @@ class UploadClassifier(Explorer):
 
     def __init__(
         self,
-        predictor,  # a `Predictor`, a learner, or anything with `predict(image)` and a vocab
+        predictor,  # a `Predictor`, the file of an exported learner, a learner, or anything with `predict(image)` and a vocab
         top: int = 5,  # classes shown for each photograph
         image_size: int = 220,  # pixels of the picture's longer side
     ):
+        if isinstance(predictor, (str, Path)): predictor = load_learner(predictor)
         self.predictor, self.top, self.image_size = predictor, top, image_size
         self.vocab = [str(name) for name in (predictor.vocab if hasattr(predictor, "vocab") else predictor.dls.vocab)]
         self.results: list[dict] = []  # the newest first
@@ -1064,31 +1111,37 @@ def result_html(
     top: int = 5,  # so many classes
 ) -> str:  # a card
     "One answer: the picture, its name, the likeliest classes; or why there is none."
-    name = f'<span style="color:#777;overflow-wrap:anywhere">{escape(result["name"])}</span>'
+    name = f'<span style="opacity:.7;overflow-wrap:anywhere">{escape(result["name"])}</span>'
     if "error" in result: return f'<div style="margin:8px;padding:8px;border-left:4px solid #d62728">{name}<br>{escape(result["error"])}</div>'
     best = max(result["probabilities"])
     return (f'<div style="display:flex;flex-wrap:wrap;gap:16px;margin:8px;align-items:center">{picture_html(result["image"], result["label"])}'
         f'<div><b style="font-size:18px">{escape(result["label"])}</b> {best:.0%}<br>{name}{answer_bars(result["probabilities"], vocab, top)}</div></div>')
 
 # %% ../nbs/13_widgets.ipynb #1f2fb9de
+UPLOAD_HINT = "together at most about 10 MB: a notebook server lets no larger message through"
+
 def _upload_view(classifier: UploadClassifier):
     "The live view of an `UploadClassifier`."
     import ipywidgets as widgets
 
-    button = widgets.FileUpload(accept="image/*", multiple=True, description="choose photographs", layout={"width": "220px"})
+    button = widgets.FileUpload(accept="image/*", multiple=True, description="choose photographs", tooltip="from your disk", layout={"width": "220px"})
+    hint = widgets.HTML(f'<span style="opacity:.7">{UPLOAD_HINT}</span>')
     answers = widgets.HTML()
 
     def show(): answers.value = "".join(result_html(result, classifier.vocab, classifier.top) for result in classifier.results)
 
     def answer(change):
         if not change["new"]: return
-        for file in change["new"]: classifier.classify(file["content"], file["name"])
+        for file in change["new"]:
+            try: classifier.classify(file["content"], file["name"])
+            except Exception as error:  # whatever goes wrong in the classifier: the person who waits gets an answer, and the button goes on working
+                classifier.results.insert(0, {"name": file["name"], "error": f"the classifier failed: {type(error).__name__}: {error}"})
         show()
         button.value = ()  # so that the same file can be chosen again
 
     button.observe(answer, "value")
     show()
-    return widgets.VBox([button, answers])
+    return widgets.VBox([widgets.HBox([button, hint], layout={"flex_flow": "row wrap", "align_items": "center"}), answers])
 
 # %% ../nbs/13_widgets.ipynb #5f48871f
 def _draw_upload(classifier: UploadClassifier):
@@ -1111,7 +1164,7 @@ def _draw_upload(classifier: UploadClassifier):
 
 # %% ../nbs/13_widgets.ipynb #684623db
 def upload_and_classify(
-    predictor,  # a `Predictor` from `load_learner`, or a learner
+    predictor,  # a `Predictor` from `load_learner`, the file of an exported learner, or a learner
     top: int = 5,  # classes shown for each photograph
 ) -> UploadClassifier:
     "A button to choose photographs, and the classifier's answers below it."

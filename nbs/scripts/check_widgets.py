@@ -4,11 +4,12 @@
 
 Starts JupyterLab (and Voila, if installed) on this machine alone, with a temporary folder and a random token, opens a notebook that it
 writes itself, runs it, and then does what a person does: moves sliders by mouse and keyboard, clicks, chooses, uploads. Every step is
-asserted on what the page shows or what happened on the disk. Screenshots go to FOLDER. Needs the development packages `jupyterlab` and
-`playwright`, and a Chromium.
+asserted on what the page shows or what happened on the disk, and waits until it holds. Screenshots go to FOLDER; where a step fails,
+`failed.png` shows the page. Needs the development packages `jupyterlab` and `playwright`, and a Chromium.
 """
 
 import argparse
+import csv
 import os
 import re
 import secrets
@@ -62,7 +63,7 @@ class ColourReader:
 CELLS = {
     "setup": SETUP,
     "softmax": 'softmax_explorer = SoftmaxExplorer([2.0, 1.0, -1.0], ["Ragdoll", "Birman", "<b>Siamese</b>"], target=1)\nsoftmax_explorer',
-    "augmentation": 'AugmentationExplorer(items[40], max_rotate=30.0, min_scale=0.5)',
+    "augmentation": 'AugmentationExplorer(items[40], max_rotate=30, min_scale=0.5)',
     "rates": "rate_explorer = LearningRateExplorer(LRFind(rates.tolist(), losses.tolist(), 100))\nrate_explorer",
     "confusion": "ConfusionExplorer(interp)",
     "wide": "ConfusionExplorer(wide)",
@@ -79,8 +80,12 @@ def free_port() -> int:
 
 
 def find_chromium(given: str | None) -> str | None:
-    "The browser to drive: the one given, one that is installed, or None for playwright's own."
-    return given or os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    "The browser to drive: the one given, one that is installed and starts, or None for playwright's own."
+    if given or os.environ.get("CHROMIUM"): return given or os.environ["CHROMIUM"]
+    for found in filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        # some systems have a stand-in of that name, which only says how to install the real one
+        if not subprocess.run([found, "--version"], capture_output=True).returncode: return found
+    return None
 
 
 @contextmanager
@@ -110,44 +115,63 @@ def write_notebook(file: Path) -> None:
     nbformat.write(notebook, file)
 
 
+class Failed(Exception):
+    "A step that did not come true."
+
+
 class Page:
     "A notebook in the browser, and a few short ways to act on it."
 
     def __init__(self, page, shots: Path):
         self.page, self.shots, self.steps, self.alerts = page, shots, 0, []
+        page.set_default_timeout(60_000)
         page.on("dialog", lambda dialog: (self.alerts.append(dialog.message), dialog.dismiss()))
 
     def output(self, name: str): return self.page.locator(".jp-Notebook .jp-Cell").nth(list(CELLS).index(name)).locator(".jp-Cell-outputArea")
 
     def shot(self, name: str, locator=None) -> None:
-        target = locator or self.page
+        "A screenshot of the page, or of one part of it, once its pictures are there."
         if locator: locator.scroll_into_view_if_needed()
-        self.page.wait_for_timeout(300)
-        target.screenshot(path=str(self.shots / f"{name}.png"))
+        self.page.wait_for_function("[...document.images].every(image => image.complete)")
+        (locator or self.page).screenshot(path=str(self.shots / f"{name}.png"))
 
     def check(self, what: str, test, seconds: float = 60) -> None:
         "Wait until `test()` holds; say so, or fail with the words."
-        end = time.time() + seconds
-        while time.time() < end:
-            if test():
-                self.steps += 1
-                print(f"  ok  {what}")
-                return
-            self.page.wait_for_timeout(150)
-        self.shot("failed")
-        raise SystemExit(f"FAILED: {what} (see failed.png)")
+        from playwright.sync_api import Error
+
+        end = time.monotonic() + seconds
+        while True:
+            try: held = test()
+            except (Error, TypeError, IndexError): held = False  # a part of the page that is not there, or is being replaced
+            if held: break
+            if time.monotonic() > end: raise Failed(f"{what} (not so after {seconds:.0f} s)")
+            self.page.wait_for_timeout(100)
+        self.steps += 1
+        print(f"  ok  {what}", flush=True)
+
+
+@contextmanager
+def reported(page: Page):
+    "Whatever goes wrong in the block ends the run with its words and a picture of the page."
+    from playwright.sync_api import Error
+
+    try: yield
+    except (Failed, Error) as problem:
+        try: page.page.screenshot(path=str(page.shots / "failed.png"), timeout=10_000)
+        except Error: pass  # the browser itself has gone
+        raise SystemExit(f"FAILED: {problem}\nthe page at that moment: {page.shots / 'failed.png'}") from None
 
 
 def run_all(page: Page) -> None:
     "Run the notebook. JupyterLab drops the command while the kernel is still starting, so wait for it, and look whether it took."
     page.check("the kernel is ready", lambda: page.page.get_by_text(re.compile(r"\| Idle")).count() > 0, 240)
-    for _ in range(10):
+    prompt = page.page.locator(".jp-Notebook .jp-Cell .jp-InputPrompt").first
+    for _ in range(6):
         page.page.get_by_role("menuitem", name="Run", exact=True).click()
         page.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.page.wait_for_timeout(4000)
-        prompt = page.page.locator(".jp-Notebook .jp-Cell .jp-InputPrompt").first.inner_text()
-        if prompt.strip(" []:"): return
-    raise SystemExit("FAILED: JupyterLab does not run the cells")
+        try: return page.check("the cells are running", lambda: prompt.inner_text().strip(" []:"), 20)  # [*]: or [1]:
+        except Failed: continue
+    raise Failed("JupyterLab does not run the cells")
 
 
 def check_softmax(page: Page) -> None:
@@ -177,7 +201,7 @@ def check_augmentation(page: Page) -> None:
     area.locator("img").first.wait_for()
     page.check("augmentation: eight pictures", lambda: area.locator("img").count() == 8)
     call = area.locator('input[type="text"]').last
-    page.check("augmentation: the call is shown", lambda: call.input_value() == "aug_transforms(max_rotate=30.0, size=224, min_scale=0.5)")
+    page.check("augmentation: the call is shown", lambda: call.input_value() == "aug_transforms(max_rotate=30, size=224, min_scale=0.5)")
     page.shot("augmentation", area)
     before = area.locator("img").nth(1).get_attribute("src")
     area.get_by_role("button", name="draw again").click()
@@ -185,7 +209,7 @@ def check_augmentation(page: Page) -> None:
     handles = area.locator(".noUi-handle")
     handles.nth(1).focus()  # max_rotate
     for _ in range(5): page.page.keyboard.press("ArrowRight")
-    page.check("augmentation: a slider by keyboard changes the call", lambda: "max_rotate=35" in call.input_value())
+    page.check("augmentation: a slider by keyboard changes the call", lambda: "max_rotate=35," in call.input_value())
     area.locator('input[type="checkbox"]').first.click()
     page.check("augmentation: a box changes the call", lambda: "do_flip=False" in call.input_value())
     area.locator("select").nth(1).select_option("zeros")
@@ -238,11 +262,14 @@ def check_cleaner(page: Page, folder: Path) -> None:
     page.check("cleaner: twelve photographs", lambda: area.locator("figure, img").count() == 12)
     page.check("cleaner: names are shown as text", lambda: area.locator("img[src=x]").count() == 0)
     page.shot("cleaner", area)
-    name = lambda number: re.search(r"\S+\.jpg", area.locator(".jp-RenderedHTMLCommon, .widget-html-content").filter(has_text=".jpg").nth(number).inner_text())[0]
-    removed, relabelled = name(0), name(1)
+    def card(number): return area.locator(".widget-html-content").filter(has_text=".jpg").nth(number)
+    removed, relabelled = (re.search(r"\S+\.jpg", card(number).inner_text())[0] for number in (0, 1))
     choices = area.locator("select")
-    filters = 3
-    choices.nth(filters).select_option(label="remove")
+    filters, text = 3, "menu => menu.selectedOptions[0].text.replaceAll(String.fromCharCode(160), ' ')"
+    choices.nth(filters).focus()
+    # JupyterLab keeps arrows and letters for its own commands until the menu is open
+    for key in ("Space", "ArrowDown", "Enter"): page.page.keyboard.press(key)
+    page.check("cleaner: a choice by keyboard is counted", lambda: "1 to remove, 0 to relabel" in area.inner_text())
     options = [text.replace("\xa0", " ") for text in choices.nth(filters + 1).locator("option").all_text_contents()]
     label = next(option for option in options if option in ("label: pug", "label: beagle"))
     choices.nth(filters + 1).select_option(index=options.index(label))
@@ -251,19 +278,20 @@ def check_cleaner(page: Page, folder: Path) -> None:
     choices.nth(0).select_option(label="pug")
     page.check("cleaner: another class", lambda: "of 12" in area.inner_text())
     choices.nth(0).select_option(label="all classes")
-    page.check("cleaner: the choices have survived the switching", lambda: choices.nth(filters).input_value() == "remove" or choices.nth(filters).evaluate("e => e.options[e.selectedIndex].text") == "remove")
+    page.check("cleaner: the choices have survived the switching", lambda: choices.nth(filters).evaluate(text) == "remove")
+    page.check("cleaner: the menu says which classes are shown", lambda: choices.nth(0).evaluate(text) == "all classes")
     choices.nth(2).select_option(label="likely label error")
-    page.check("cleaner: ordered by likely label error", lambda: "likely" in area.inner_text())
+    page.check("cleaner: ordered by likely label error, the suggested label on the first card", lambda: re.search(r"likely \w", card(0).inner_text()))
     choices.nth(2).select_option(label="highest loss")
     area.get_by_role("button", name="apply choices").click()
-    page.check("cleaner: applied", lambda: "done: 2 files moved" in area.inner_text())
+    page.check("cleaner: applied", lambda: "done: 2 files moved." in area.inner_text())
     page.check("cleaner: the removed file lies in .removed", lambda: (folder / "pets" / ".removed" / removed).exists() and not (folder / "pets" / removed).exists())
     page.check("cleaner: the relabelled file has another name", lambda: not (folder / "pets" / relabelled).exists() and len(list((folder / "pets").glob("*.jpg"))) == 71)
     page.shot("cleaner_applied", area)
     area.get_by_role("button", name="undo").click()
     page.check("cleaner: undone", lambda: (folder / "pets" / removed).exists() and (folder / "pets" / relabelled).exists())
-    page.check("cleaner: every change is in the diary", lambda: [row.split(",")[2] for row in (folder / "pets" / ".removed" / "changes.csv").read_text().splitlines()] == ["action", "remove", "relabel", "undo"] or
-        sorted(row.split(",")[2] for row in (folder / "pets" / ".removed" / "changes.csv").read_text().splitlines()[1:]) == ["relabel", "remove", "undo"])
+    with open(folder / "pets" / ".removed" / "changes.csv", newline="", encoding="utf-8") as stream: actions = sorted(row["action"] for row in csv.DictReader(stream))
+    page.check("cleaner: every change is in the diary", lambda: actions == ["relabel", "remove", "undo"], 1)
     area.get_by_role("button", name="next page").click()
     page.check("cleaner: the next page", lambda: "13 to 24 of 72" in area.inner_text())
 
@@ -282,6 +310,12 @@ def check_upload(page: Page, area, folder: Path, shot: str) -> None:
     page.shot(shot, area)
 
 
+def check_dark(page: Page) -> None:
+    page.page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    page.check("dark theme: it is on", lambda: page.page.evaluate("document.body.dataset.jpThemeLight") == "false" and not page.page.locator("#jupyterlab-splash").count())
+    for name in ("softmax", "confusion", "cleaner", "upload"): page.shot(f"dark_{name}", page.output(name))
+
+
 def check_voila(browser, folder: Path, shots: Path, environment: dict) -> int:
     "The page for others: served by Voila, without any code in sight."
     shutil.copy(Path(__file__).parent.parent / "tutorials" / "app.ipynb", folder / "app.ipynb")
@@ -289,12 +323,13 @@ def check_voila(browser, folder: Path, shots: Path, environment: dict) -> int:
     command = [sys.executable, "-m", "voila", "app.ipynb", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--show_tracebacks=True"]
     with server(command, f"http://127.0.0.1:{port}/static/", folder, environment):
         page = Page(browser.new_context(viewport={"width": 1000, "height": 900}).new_page(), shots)
-        page.page.goto(f"http://127.0.0.1:{port}/", timeout=240_000)
-        page.check("voila: the button is there", lambda: page.page.get_by_role("button", name=re.compile("choose photographs")).count() == 1, 240)
-        page.check("voila: no code in sight", lambda: "load_learner" not in page.page.locator("body").inner_text(), 3)
-        page.shot("voila")
-        check_upload(page, page.page.locator("body"), folder, "voila_answered")
-        page.check("voila: no script of a name has run", lambda: not page.alerts, 1)
+        with reported(page):
+            page.page.goto(f"http://127.0.0.1:{port}/", timeout=240_000)
+            page.check("voila: the button is there", lambda: page.page.get_by_role("button", name=re.compile("choose photographs")).count() == 1, 240)
+            page.check("voila: no code in sight", lambda: "load_learner" not in page.page.locator("body").inner_text(), 3)
+            page.shot("voila")
+            check_upload(page, page.page.locator("body"), folder, "voila_answered")
+            page.check("voila: no script of a name has run", lambda: not page.alerts, 1)
     return page.steps
 
 
@@ -314,37 +349,43 @@ def main() -> None:
         file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(setting)
+    # nothing of the person's own settings, kernels and startup files
     environment = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTER_DATA_DIR": str(folder / "data"), "IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     token, port = secrets.token_hex(16), free_port()
     base = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-        f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--ServerApp.allow_root=True"]
+        f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--ServerApp.allow_root=True",
+        "--LabApp.expose_app_in_browser=True"]
     begin = time.time()
     try:
         with server(command, f"{base}/api?token={token}", folder, environment), sync_playwright() as play:
-            browser = play.chromium.launch(executable_path=find_chromium(given.chromium), args=["--no-sandbox", "--disable-gpu"])
+            browser = play.chromium.launch(executable_path=find_chromium(given.chromium), args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
             context = browser.new_context(viewport={"width": 1280, "height": 900})
             page = Page(context.new_page(), shots)
-            page.page.goto(f"{base}/doc/tree/check.ipynb?token={token}", timeout=240_000)
-            page.page.locator(".jp-Notebook .jp-Cell").nth(len(CELLS) - 1).wait_for(state="attached", timeout=240_000)
-            run_all(page)
-            failure = page.page.locator(".jp-Notebook .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
-            page.check("all cells have run", lambda: failure.count() or "all cells have run" in page.output("done").inner_text(), 600)
-            if failure.count(): raise SystemExit("FAILED: a cell of the notebook\n" + failure.first.inner_text())
-            check_softmax(page)
-            check_augmentation(page)
-            check_rates(page)
-            check_confusion(page)
-            check_cleaner(page, folder)
-            check_upload(page, page.output("upload"), folder, "upload")
-            page.check("no script of a name has run", lambda: not page.alerts, 1)
+            with reported(page):
+                page.page.goto(f"{base}/doc/tree/check.ipynb?token={token}", timeout=240_000)
+                page.page.locator(".jp-Notebook .jp-Cell").nth(len(CELLS) - 1).wait_for(state="attached", timeout=240_000)
+                run_all(page)
+                failure = page.page.locator(".jp-Notebook .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
+                page.check("all cells have run", lambda: failure.count() or "all cells have run" in page.output("done").inner_text(), 600)
+                if failure.count(): raise Failed("a cell of the notebook\n" + failure.first.inner_text())
+                check_softmax(page)
+                check_augmentation(page)
+                check_rates(page)
+                check_confusion(page)
+                check_cleaner(page, folder)
+                check_upload(page, page.output("upload"), folder, "upload")
+                check_dark(page)
+                page.check("no script of a name has run", lambda: not page.alerts, 1)
             voila = None if given.no_voila or not find_spec("voila") else check_voila(browser, folder, shots, environment)
             browser.close()
         if voila is None: print("  --  the page for others was not tried (no Voila, or --no-voila)")
         else: page.steps += voila
         print(f"{page.steps} steps passed in {time.time() - begin:.0f} s; screenshots in {shots}")
     finally:
+        if (folder / "server.log").exists(): shutil.copy(folder / "server.log", shots)
         if given.shots: shutil.rmtree(folder, ignore_errors=True)
 
 
