@@ -920,6 +920,14 @@ def fetch(
     reader.batch_sampler.batches = plan
     try: yield from reader
     except GeneratorExit: raise  # the pass was broken off between two batches; the workers are well
+    except Exception as error:
+        loader.reader = None
+        # what a half-sent batch looks like when its sender is gone says nothing of a worker; torch's own message does
+        workers = getattr(reader._iterator, "_workers", ())
+        for worker in workers: worker.join(0.1)  # its files close a moment before it is gone
+        if "worker" in str(error) or all(worker.is_alive() for worker in workers): raise
+        raise RuntimeError(f"a worker of the loader was killed ({type(error).__name__}: {error}), perhaps for want of memory; the next pass "
+                           "starts new ones; take a smaller bs or fewer num_workers if it happens again") from error
     except BaseException:
         loader.reader = None  # a worker died, or Ctrl-C came while one was answering: the next pass starts new ones
         raise
