@@ -86,6 +86,7 @@ def check_notebook(path):
     notebook = json.loads(path.read_text(encoding="utf-8"))
     cells = [(cell["cell_type"], "".join(cell["source"]), cell.get("outputs", [])) for cell in notebook["cells"]]
     if path.stat().st_size > 600_000: problems.append(f"{path}: {path.stat().st_size // 1000} KB, over 600 KB")
+    if "widgets" in notebook["metadata"] or "jupyter.widget-view" in json.dumps(notebook["cells"]): problems.append(f"{path}: stores a widget's state, which no page can show; keep its picture alone")
     titles = [source for kind, source, _ in cells if kind == "markdown"]
     if not titles or not re.match(r"# .+\n\n> .+", titles[0]): problems.append(f"{path}: the first text is not a title and a one-line subtitle")
     code = [(source, outputs) for kind, source, outputs in cells if kind == "code" and source.strip()]

@@ -18,7 +18,7 @@ from .core import DataError, check_choice, check_range, isolated_randomness, ran
 from .datablock import Loader, changed
 from .fine_tuning import fine_tune, fit_flat_cos, fit_one_cycle, fit_sgdr, freeze, freeze_to, linear_probe, lr_range, unfreeze
 from .lr_finder import lr_find
-from .training import Callback, Scores, Trainer, adam, as_callbacks, choose_precision, ordered_callbacks
+from .training import Callback, Scores, Trainer, adam
 
 # %% ../nbs/10_learner.ipynb #f999fc4c
 def fitting_data(
@@ -55,21 +55,9 @@ def rereadable(
     if isinstance(dl, Loader): return dl
     raise DataError(f"{method} reads each picture anew, and for that needs a loader of petbook, like dls.valid or dls.test_dl(files), but got a {type(dl).__name__}")
 
-# %% ../nbs/10_learner.ipynb #bb0a6805
-def set_precision(
-    learner: Trainer,  # a `Learner`
-    precision: str,  # "auto", "fp32", "bf16" or "fp16"
-) -> Trainer:  # the same
-    "Change the precision; where fp16 cannot be had, take the best there is."
-    possible = precision != "fp16" or learner.device.type == "cuda"
-    learner.precision, reason = choose_precision(precision if possible else "auto", learner.device)
-    learner.precision_reason = reason if possible else f"fp16 needs a CUDA GPU; {reason}"
-    learner.scaler = torch.amp.GradScaler(learner.device.type, enabled=learner.precision == "fp16")
-    return learner
-
 # %% ../nbs/10_learner.ipynb #5e771465
-class Settings(Trainer):
-    "A `Trainer` that keeps its data normalised, and whose callbacks and precision can be changed."
+class OwnData(Trainer):
+    "A `Trainer` that keeps its data normalised."
     stats = None  # mean and standard deviation that the body wants; given by `vision_learner`
 
     @property
@@ -78,38 +66,8 @@ class Settings(Trainer):
     @dls.setter
     def dls(self, dls) -> None: self._dls = fitting_data(self, dls)
 
-    def add_cb(
-        self,
-        cbs: Callback | Sequence[Callback],  # one callback, or several, for every fit from now on
-    ) -> "Settings":  # the learner itself
-        "Add callbacks for good (`cbs=` of a fit adds them for that fit alone)."
-        self.callbacks = ordered_callbacks([*self.callbacks, *as_callbacks(cbs)])
-        return self
-
-    def remove_cb(
-        self,
-        cb: Callback | type,  # a callback, or a class: all of its kind
-    ) -> "Settings":  # the learner itself
-        "Take callbacks away. Raises `ValueError` if there is no such one."
-        kept = [one for one in self.callbacks if one is not cb and not (isinstance(cb, type) and isinstance(one, cb))]
-        if len(kept) == len(self.callbacks): raise ValueError(f"cb={cb!r} is not among the callbacks of this learner: {', '.join(type(one).__name__ for one in kept)}")
-        self.callbacks = kept
-        return self
-
-    def to_fp32(self) -> "Settings":
-        "Compute in full precision from now on."
-        return set_precision(self, "fp32")
-
-    def to_bf16(self) -> "Settings":
-        "Compute in bfloat16 from now on."
-        return set_precision(self, "bf16")
-
-    def to_fp16(self) -> "Settings":
-        "Compute in half precision from now on; without a CUDA GPU, in the best there is instead (said when training begins)."
-        return set_precision(self, "fp16")
-
 # %% ../nbs/10_learner.ipynb #bc7fef76
-class TrainingMethods(Settings):
+class TrainingMethods(OwnData):
     "The functions of the rate finder and of fine-tuning, as methods."
     lr_find, freeze, freeze_to, unfreeze = lr_find, freeze, freeze_to, unfreeze
     fit_one_cycle, fit_flat_cos, fit_sgdr, fine_tune, linear_probe = fit_one_cycle, fit_flat_cos, fit_sgdr, fine_tune, linear_probe

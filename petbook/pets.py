@@ -1189,7 +1189,8 @@ def watch(helpers: list[subprocess.Popen], folder: Path, total: int) -> None:
     "Wait for the helpers and show how far they are."
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, desc="drawing pets", disable=not helpers, leave=False) as bar:
+    # None: quiet where nobody watches, as in a file
+    with tqdm(total=total, desc="drawing pets", disable=None if helpers else True, leave=False) as bar:
         while any(helper.poll() is None for helper in helpers):
             bar.update(len(os.listdir(folder)) - bar.n)
             time.sleep(0.1)

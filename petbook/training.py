@@ -995,8 +995,11 @@ class Modes(BatchSetting):
         return self
 
     def to_fp16(self) -> "Modes":  # the trainer itself
-        "Half precision, under fastai's name: fp16 on a CUDA GPU, elsewhere what `\"auto\"` takes."
-        return self.set_precision("fp16" if self.device.type == "cuda" else "auto")
+        "Half precision, under fastai's name: fp16 on a CUDA GPU, elsewhere what `\"auto\"` takes (said when training begins)."
+        if self.device.type == "cuda": return self.set_precision("fp16")
+        self.set_precision("auto")
+        self.precision_reason = f"fp16 needs a CUDA GPU; {self.precision_reason}"
+        return self
 
     def to_bf16(self) -> "Modes":  # the trainer itself
         "bf16 from now on, under fastai's name."
@@ -1241,10 +1244,10 @@ class Equipment(ModelFiles):
 
     def remove_cb(
         self,
-        cb: Callback | type,  # one of `callbacks`, or the class of those to remove
+        cb: Callback | type,  # one of `callbacks`, or a class: all of its kind
     ) -> "Equipment":  # the trainer itself
         "Do without a callback from now on. Raises `ValueError` if it is not there."
-        kept = [callback for callback in self.callbacks if callback is not cb and type(callback) is not cb]
+        kept = [callback for callback in self.callbacks if callback is not cb and not (isinstance(cb, type) and isinstance(callback, cb))]
         if len(kept) == len(self.callbacks): raise ValueError(f"cb={cb!r} is not among {', '.join(type(callback).__name__ for callback in kept)}")
         self.callbacks = kept
         return self
@@ -1380,7 +1383,7 @@ class Checkpoint(Callback):
         self.path = trainer.model_file(self.file)
         if self.resume and self.path.exists(): self.state = read_tensors(self.path)
         if self.resume:
-            for left in self.path.parent.glob(f".{self.path.name}.*"): left.unlink()  # what a killed run was writing
+            for left in self.path.parent.glob(f".{self.path.name}.*"): left.unlink(missing_ok=True)  # what a killed run was writing
         self.resume = False  # once
         if self.state is None: return
         if trainer.fits < self.state["place"]["fits"]:
