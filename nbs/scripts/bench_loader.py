@@ -6,7 +6,8 @@ PATH is a Python that has fastai in it; without it, a virtual environment with f
 folder. The block is the chapter's: Resize(460), aug_transforms(size=224, min_scale=0.75), batches of 64. Measured are
 passes over training and validation without workers (the two libraries take turns, of each one's rounds the fastest counts),
 petbook's passes from its caches, what a worker process keeps to itself in memory, and how long a block takes to list, label
-and split 10,000, 30,000 and 100,000 small files. The table is printed and written to nbs/scripts/results/loader.json.
+and split 10,000, 30,000 and 100,000 small files, and what memory does in a whole pass over them by two workers. The table is
+printed and written to nbs/scripts/results/loader.json.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 
 FASTAI = "fastai==2.8.12"
 PATTERN = r"(.+)_\d+.jpg$"
+PARTS = "passes", "memory", "building", "reading"
 
 
 def make_loaders(library, folder, **arguments):
@@ -31,8 +33,9 @@ def make_loaders(library, folder, **arguments):
         from petbook.presizing import Resize
     else:
         from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, Resize, aug_transforms, get_image_files, using_attr
+    item_tfms, batch_tfms = (Resize(8), None) if arguments.pop("tiny", False) else (Resize(460), aug_transforms(size=224, min_scale=0.75))
     block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, splitter=RandomSplitter(seed=42),
-                      get_y=using_attr(RegexLabeller(PATTERN), "name"), item_tfms=Resize(460), batch_tfms=aug_transforms(size=224, min_scale=0.75))
+                      get_y=using_attr(RegexLabeller(PATTERN), "name"), item_tfms=item_tfms, batch_tfms=batch_tfms)
     if arguments.pop("only_datasets", False): return block.datasets(Path(folder))
     return block.dataloaders(Path(folder), bs=64, device="cpu", **arguments)
 
@@ -44,6 +47,11 @@ def private_megabytes(process):
     "Memory that a process shares with nobody (Linux)."
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
+
+
+def resident_megabytes(process):
+    "All memory of a process that is in use (Linux)."
+    return next(int(line.split()[1]) for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmRSS")) / 1024
 
 
 def children():
@@ -81,6 +89,14 @@ class Measures:
         seconds = time.perf_counter() - start
         assert len(data.train) > len(data.valid) > 0
         return [seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024]
+
+    def reading(self, folder):
+        dls, marks = make_loaders(self.library, folder, num_workers=2, tiny=True), []
+        every = len(dls.train) // 10
+        for number, _ in enumerate(dls.train):
+            if number % every == every // 2:  # in the middle of each tenth: at the end a worker may be gone
+                marks.append([max(private_megabytes(child) for child in children()), resident_megabytes("self")])
+        return marks
 
 
 def serve(library):
@@ -153,16 +169,22 @@ def fresh(python, library, measure, *arguments):
     return result
 
 
-def building(pythons, scratch, counts=(10_000, 30_000, 100_000)):
+def many_files(scratch, count):
+    "A folder of small pictures in a hundred classes, made once."
     from PIL import Image
 
-    rows, file = [], io.BytesIO()
+    folder, file = Path(scratch) / f"many-{count}", io.BytesIO()
+    if folder.exists(): return folder
     Image.new("RGB", (8, 8), "tan").save(file, "JPEG")
-    small = file.getvalue()
+    for breed in range(100): (folder / f"breed_{breed}").mkdir(parents=True)
+    for number in range(count): (folder / f"breed_{number % 100}" / f"breed_{number % 100}_{number}.jpg").write_bytes(file.getvalue())
+    return folder
+
+
+def building(pythons, scratch, counts=(10_000, 30_000, 100_000)):
+    rows = []
     for count in counts:
-        folder = Path(scratch) / f"many-{count}"
-        for breed in range(100): (folder / f"breed_{breed}").mkdir(parents=True)
-        for number in range(count): (folder / f"breed_{number % 100}" / f"breed_{number % 100}_{number}.jpg").write_bytes(small)
+        folder = many_files(scratch, count)
         for library, python in pythons.items():
             seconds, megabytes = min(fresh(python, library, "building", str(folder)) for _ in range(2))
             rows.append({"files": count, "library": library, "seconds": round(seconds, 2), "megabytes": round(megabytes, 1)})
@@ -170,12 +192,21 @@ def building(pythons, scratch, counts=(10_000, 30_000, 100_000)):
     return rows
 
 
+def reading(pythons, scratch):
+    folder, found = many_files(scratch, 100_000), {}
+    for library, python in pythons.items():
+        marks = fresh(python, library, "reading", str(folder))
+        found[library] = {"worker_megabytes": [round(worker, 1) for worker, _ in marks], "main_megabytes": [round(main, 1) for _, main in marks]}
+        print(f"a pass over {len(list(folder.glob('*/*')))} files, tenth by tenth, MB: {library} {found[library]}", flush=True)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="a Python that has fastai; made if left out")
     parser.add_argument("--images", type=Path, help="a folder of photographs named like Oxford-IIIT Pet's; the drawn pets if left out")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each loader")
-    parser.add_argument("--only", nargs="+", choices=("passes", "memory", "building"), default=("passes", "memory", "building"), help="parts to measure; the others keep their last figures")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure; the others keep their last figures")
     parser.add_argument("--serve", choices=("petbook", "fastai"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve: return serve(arguments.serve)
@@ -187,19 +218,20 @@ def main():
 
     folder = arguments.images.absolute() if arguments.images else get_pets("sketch") / "images"
     pythons = {"fastai": arguments.peer_python or peer_python(), "petbook": sys.executable}
-    count = len(list(folder.glob("*.jpg")))
-    print(f"{count} {'photographs' if arguments.images else 'drawn pets'}, no workers, {arguments.rounds} rounds in turn, the fastest counts")
+    count = len(list(folder.rglob("*.jpg")))
     file = Path(__file__).parent / "results" / "loader.json"
     result = json.loads(file.read_text()) if file.exists() else {}
-    result |= {"images": count, "kind": "photographs" if arguments.images else "drawn", "rounds": arguments.rounds,
-               "petbook_on": {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability(), "machine": platform.machine(), "cores": os.cpu_count()}}
+    result |= {"petbook_on": {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability(), "machine": platform.machine(), "cores": os.cpu_count()}}
     with tempfile.TemporaryDirectory() as scratch:
         if "passes" in arguments.only:
+            print(f"{count} {'photographs' if arguments.images else 'drawn pets'}, no workers, {arguments.rounds} rounds in turn, the fastest counts")
+            result |= {"images": count, "kind": "photographs" if arguments.images else "drawn", "rounds": arguments.rounds}
             result["passes"] = [row for threads in sorted({1, os.cpu_count()}) for row in passes(pythons, folder, arguments.rounds, threads, scratch)]
         if "memory" in arguments.only and sys.platform == "linux":
             result["worker_megabytes"] = {library: round(fresh(python, library, "worker_memory", str(folder)), 1) for library, python in pythons.items()}
             print("memory that a worker keeps to itself, MB:", result["worker_megabytes"], flush=True)
         if "building" in arguments.only: result["building"] = building(pythons, scratch)
+        if "reading" in arguments.only and sys.platform == "linux": result["reading"] = reading(pythons, scratch)
     with atomic_path(file) as path: path.write_text(json.dumps(result, indent=1) + "\n")
 
 
