@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import exp, nn, tensor
 
-from . import (augmentation, backbones, core, datablock, fine_tuning, inference, interpretation, learner, losses, lr_finder, pets, presizing,
+from . import (augmentation, backbones, core, datablock, distributed, fine_tuning, inference, interpretation, learner, losses, lr_finder, pets, presizing,
                      training, widgets)
 from .augmentation import *
 from .backbones import *
 from .core import *
 from .datablock import *
+from .distributed import *
 from .fine_tuning import *
 from .inference import *
 from .interpretation import *
@@ -29,6 +30,6 @@ from .training import *
 from .widgets import *
 
 # %% ../nbs/16_all.ipynb #5579f6c7
-rooms = (core, pets, presizing, augmentation, datablock, losses, training, lr_finder, backbones, fine_tuning, learner, interpretation, inference, widgets)
+rooms = (core, pets, presizing, augmentation, datablock, losses, training, lr_finder, backbones, fine_tuning, learner, interpretation, inference, widgets, distributed)
 field_names = ["Path", "torch", "nn", "tensor", "exp"]
 __all__ = list(dict.fromkeys([name for room in rooms for name in room.__all__] + field_names))

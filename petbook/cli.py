@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from .augmentation import aug_transforms
 from .core import DataError, ImageError, PetbookError, atomic_path, check_choice, check_range
 from .datablock import (CategoryBlock, DataBlock, DataLoaders, GrandparentSplitter, ImageBlock, RandomSplitter, RegexLabeller,
                                get_image_files, parent_label, using_attr, verify_images)
+from .distributed import distrib_ctx, rank0_first, rank_distrib
 from .inference import load_learner
 from .interpretation import ClassificationInterpretation, write_report
 from .learner import Learner, vision_learner
@@ -129,7 +131,7 @@ def load_data(
 ) -> DataLoaders:
     "Find the pictures, work out their labels, and build the loaders."
     settings = settings.resolved()
-    folder = find_folder(settings.data, settings.images_per_breed)
+    folder = rank0_first(find_folder, settings.data, settings.images_per_breed)
     files = get_image_files(folder)
     labeller, words = find_labeller(files, settings.labels)
     ready_split = {"train", "valid"} <= {file.parent.parent.name for file in files}
@@ -169,10 +171,11 @@ def fit(
     report(f"network   {settings.arch}, {start}, {sum(p.numel() for p in learner.model.parameters()) / 1e6:.1f} million parameters, {learner.precision}")
     if (settings.arch, settings.pretrained) == ("petnet", True) and settings.data != "sketch":
         report("          petnet has only seen drawings; with a network connection, --arch resnet34 knows photographs")
-    rate, found = (settings.lr, None) if settings.lr is not None else choose_rate(learner, report)
     head = "probe" if settings.head == "probe" else None
-    if settings.pretrained: learner.fine_tune(settings.epochs, rate, freeze_epochs=settings.freeze_epochs, head=head)
-    else: learner.fit_one_cycle(settings.epochs + settings.freeze_epochs, rate)
+    with distrib_ctx(learner):  # does nothing unless `torchrun` started several processes
+        rate, found = (settings.lr, None) if settings.lr is not None else choose_rate(learner, report)
+        if settings.pretrained: learner.fine_tune(settings.epochs, rate, freeze_epochs=settings.freeze_epochs, head=head)
+        else: learner.fit_one_cycle(settings.epochs + settings.freeze_epochs, rate)
     return learner, found
 
 # %% ../nbs/15_cli.ipynb #149e039c
@@ -346,8 +349,11 @@ def run_command(
     "Do what one command asks for."
     if arguments.command in ("train", "lr-find"):
         settings = TrainSettings(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainSettings) if hasattr(arguments, field.name)})
-        if arguments.command == "lr-find": draw_rates(settings)
-        else: train(dataclasses.replace(settings, epochs=1, size=96, presize=128, compare=False) if arguments.quick else settings)
+        job = draw_rates if arguments.command == "lr-find" else train
+        if job is train and arguments.quick: settings = dataclasses.replace(settings, epochs=1, size=96, presize=128, compare=False)
+        with tempfile.TemporaryDirectory() as scratch:  # of several processes that torchrun started, number 0 speaks and writes
+            if rank_distrib(): job(dataclasses.replace(settings, out=scratch), report=lambda line: None)
+            else: job(settings)
         return 0
     if arguments.command == "predict":
         answers = predict(arguments.model, arguments.images, arguments.top)
