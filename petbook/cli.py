@@ -26,7 +26,7 @@ import torch
 
 from . import __version__
 from .augmentation import aug_transforms
-from .core import DataError, ImageError, PetbookError, atomic_path, check_choice, check_range
+from .core import DataError, ImageError, PetbookError, atomic_path, check_choice, check_range, check_whole
 from .datablock import (CategoryBlock, DataBlock, DataLoaders, GrandparentSplitter, ImageBlock, RandomSplitter, RegexLabeller,
                                get_image_files, parent_label, using_attr, verify_images)
 from .distributed import distrib_ctx, rank0_first, rank_distrib
@@ -77,7 +77,7 @@ class TrainSettings:
         "Work out what was left open. Raise `ValueError` for a number out of range, or a head that is neither a probe nor random."
         check_choice("head", self.head, ["probe", "random"])
         for name, low in (("epochs", 1), ("freeze_epochs", 1), ("bs", 1), ("size", 32)):
-            if getattr(self, name) is not None: check_range(name, getattr(self, name), low)
+            if getattr(self, name) is not None: check_whole(name, getattr(self, name), low)
         if self.lr is not None: check_range("lr", self.lr, 0, open_low=True)
         size = self.size or (160 if self.arch == "petnet" else 224)
         compare = self.pretrained and self.data == "sketch" if self.compare is None else self.compare
@@ -231,7 +231,7 @@ def predict(
     top: int = 1,  # how many classes to name for each
 ) -> list[dict]:  # per picture: file, and either predictions ((class, probability) pairs) or error
     "Classify pictures one by one, in the order given."
-    check_range("top", top, 1)
+    check_whole("top", top, 1)
     predictor = load_learner(model)
     files = [file for name in map(Path, images) for file in (get_image_files(name) if name.is_dir() else [name])]
     answers = []
@@ -342,6 +342,13 @@ def check_data(
     report(f"{folder}: {found}")
     return int(bool(found.bad))
 
+# %% ../nbs/15_cli.ipynb #6192208f
+def printable(
+    text: str,  # a class or a file's name, perhaps a stranger's
+) -> str:
+    "Write control characters, which a terminal would obey, as escapes."
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
 # %% ../nbs/15_cli.ipynb #1d93b0aa
 def run_command(
     arguments: argparse.Namespace,  # what the parser understood
@@ -357,7 +364,9 @@ def run_command(
         return 0
     if arguments.command == "predict":
         answers = predict(arguments.model, arguments.images, arguments.top)
-        for answer in answers: print(answer["file"], *([f"{name} {chance:.1%}" for name, chance in answer["predictions"]] if "predictions" in answer else ["cannot be read: " + answer["error"]]), sep="\t")
+        for answer in answers:
+            said = [f"{name} {chance:.1%}" for name, chance in answer["predictions"]] if "predictions" in answer else ["cannot be read: " + answer["error"]]
+            print(*map(printable, [answer["file"], *said]), sep="\t")
         return int(any("error" in answer for answer in answers))
     if arguments.command == "report":
         error = report_on(arguments.model, arguments.data, arguments.out, arguments.labels).error()

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PetbookError', 'DataError', 'DownloadError', 'ModelFileError', 'TrainingError', 'ImageError', 'check_choice',
-           'check_range', 'stream_seed', 'random_stream', 'isolated_randomness', 'default_device', 'cache_folder',
-           'atomic_path', 'image_to_tensor', 'tensor_to_image', 'large_tensor', 'show_image', 'show_images']
+           'check_range', 'check_whole', 'stream_seed', 'random_stream', 'isolated_randomness', 'default_device',
+           'cache_folder', 'atomic_path', 'image_to_tensor', 'tensor_to_image', 'large_tensor', 'show_image',
+           'show_images']
 
 # %% ../nbs/00_core.ipynb #a2baed4d
 import hashlib
@@ -16,6 +17,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -81,9 +83,21 @@ def check_range(
     high: float = float("inf"),  # largest allowed value
     open_low: bool = False,  # is `low` itself forbidden?
 ) -> None:
-    "Raise `ValueError` naming the range unless `low <= value <= high` (NaN lies in no range)."
-    good = (low < value if open_low else low <= value) and value <= high
+    "Raise `ValueError` naming the range unless `low <= value <= high` (NaN lies in no range), `TypeError` for what is no number."
+    try: good = (low < value if open_low else low <= value) and value <= high
+    except TypeError: raise TypeError(f"{name}={value!r} is no number; it must lie in {'(' if open_low else '['}{low}, {high}]") from None
     if not good: raise ValueError(f"{name}={value!r} is out of range: it must lie in {'(' if open_low else '['}{low}, {high}]")
+
+# %% ../nbs/00_core.ipynb #6dfe7cf2
+def check_whole(
+    name: str,  # the argument's name, for the message
+    value: int,  # what was given
+    low: float = -float("inf"),  # smallest allowed value
+    high: float = float("inf"),  # largest allowed value
+) -> None:
+    "Raise as `check_range` does, and `TypeError` for what is no whole number."
+    if not isinstance(value, Integral): raise TypeError(f"{name}={value!r} is no whole number; it must lie in [{low}, {high}]")
+    check_range(name, value, low, high)
 
 # %% ../nbs/00_core.ipynb #ffd756aa
 def stream_seed(

@@ -42,18 +42,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from .augmentation import BatchStage
-from petbook.core import (
-    DataError,
-    ImageError,
-    PetbookError,
-    atomic_path,
-    check_choice,
-    check_range,
-    default_device,
-    random_stream,
-    show_images,
-    tensor_to_image,
-)
+from .core import (DataError, ImageError, PetbookError, atomic_path, check_choice, check_range, check_whole, default_device,
+                          random_stream, show_images, tensor_to_image)
 from .presizing import ItemStage, ItemTransform, open_image
 
 # %% ../nbs/04_datablock.ipynb #e1a2ee3b
@@ -189,7 +179,9 @@ class RegexLabeller:
     match: bool = False  # must it match from the start? (False: it may match anywhere)
 
     def __post_init__(self):
-        if not re.compile(self.pat).groups: raise DataError(f"the pattern {self.pat!r} has no group; put ( ) around the part that is the label")
+        try: groups = re.compile(self.pat).groups
+        except re.error as error: raise DataError(f"the pattern {self.pat!r} is no regular expression: {error}") from error
+        if not groups: raise DataError(f"the pattern {self.pat!r} has no group; put ( ) around the part that is the label")
 
     def __call__(
         self,
@@ -323,8 +315,8 @@ class KFoldSplitter:
     uses_labels = True
 
     def __post_init__(self):
-        check_range("n_folds", self.n_folds, 2)
-        check_range("fold", self.fold, 0, self.n_folds - 1)
+        check_whole("n_folds", self.n_folds, 2)
+        check_whole("fold", self.fold, 0, self.n_folds - 1)
 
     def __call__(
         self,
@@ -823,8 +815,8 @@ class Position:
         state: dict,  # from `state_dict`
     ) -> None:
         "Let the next pass go on from there."
-        check_range("epoch", state["epoch"], 0)
-        check_range("batch", state["batch"], 0)
+        check_whole("epoch", state["epoch"], 0)
+        check_whole("batch", state["batch"], 0)
         self.epoch, self.batch, self.start = state["epoch"], state["batch"], state["batch"]
         self.moved = True
 
@@ -1071,16 +1063,6 @@ def cannot_travel(
     try: sent = pickle.dumps((dataset.stage, dataset.type_tfms))
     except Exception as error: return f"{type(error).__name__}: {error}"
     return "a transform was defined in the notebook; put it into a .py file and import it" if notebook and b"__main__" in sent else None
-
-# %% ../nbs/04_datablock.ipynb #ef31f29a
-def check_whole(
-    name: str,  # the argument's name, for the message
-    value: int,  # what was given
-    low: int,  # smallest allowed value
-) -> None:
-    "Raise `TypeError` for what is no whole number, and `ValueError` for one that is too small."
-    if not isinstance(value, Integral): raise TypeError(f"{name}={value!r} is no whole number")
-    check_range(name, value, low)
 
 # %% ../nbs/04_datablock.ipynb #76d27e2c
 def choose_workers(

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import petbook
 from .augmentation import BatchStage
 from .backbones import create_vision_model
-from .core import ImageError, ModelFileError, PetbookError, atomic_path, check_choice, check_range, default_device, isolated_randomness, random_stream
+from .core import ImageError, ModelFileError, PetbookError, atomic_path, check_choice, check_range, check_whole, default_device, isolated_randomness, random_stream
 from .datablock import get_image_files
 from .presizing import ItemStage
 from .presizing import from_config as item_stage_from_config
@@ -347,7 +347,7 @@ def _predict_many(predictor: Predictor, items: Sequence, bs: int, workers: int |
     "Answers for many items, batch by batch."
     from tqdm.auto import tqdm  # imported late: `import petbook` must stay quick
 
-    check_range("bs", bs, 1)
+    check_whole("bs", bs, 1)
     answers, batch = [], []
     with tqdm(total=len(items), unit="image", delay=1, leave=False, disable=not progress) as bar:
         for number, image in enumerate(_open_ahead(predictor, items, workers, 2 * bs), 1):

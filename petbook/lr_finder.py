@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .core import check_choice, check_range
+from .core import check_choice, check_range, check_whole
 from .training import Callback, CancelFit, CancelValidate, Meter, Trainer, anneal_exponential
 from .training import kept_mode, line_display, loader_state, ordered_callbacks, set_loader_state, smoothed
 
@@ -332,8 +332,7 @@ def lr_find(
     suggest_funcs: Callable | str | Sequence[Callable | str] | None = None,  # readings to unpack into, or their names; `minimum` and `steep` if None
 ) -> LRFind:  # unpacks into (minimum, steep), or into what was asked for
     "Try rising learning rates on a few batches, read the curve, and leave the trainer exactly as it was (Smith 2015, arXiv:1506.01186)."
-    check_range("num_it", num_it, 1)
-    if not isinstance(num_it, int): raise TypeError(f"num_it={num_it!r} is no number of batches; give an int")
+    check_whole("num_it", num_it, 1)
     wanted, finder = find_readings(suggest_funcs), LRFinder(start_lr, end_lr, num_it, stop_div)
     for start, end in finder.ends:
         if isinstance(start, slice) or isinstance(end, slice): raise TypeError("start_lr and end_lr are numbers, or lists with one for each layer group, and not a slice")

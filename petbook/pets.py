@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .core import DataError, DownloadError, atomic_path, cache_folder, check_choice, check_range, stream_seed
+from .core import DataError, DownloadError, atomic_path, cache_folder, check_choice, check_range, check_whole, stream_seed
 
 # %% ../nbs/01_pets.ipynb #f0b6629a
 COLOURS = {
@@ -1216,7 +1216,7 @@ def drop_damaged(root: Path) -> None:
 # %% ../nbs/01_pets.ipynb #d9e4e99d
 def draw_pets(base: Path, images_per_breed: int, seed: int, workers: int | None) -> Path:
     "Draw the data set, or finish it, or find it whole; returns its folder."
-    check_range("images_per_breed", images_per_breed, 1, 10_000)
+    check_whole("images_per_breed", images_per_breed, 1, 10_000)
     root = base / f"sketch-{DRAWING}-{images_per_breed}-{seed}"
     (root / "images").mkdir(parents=True, exist_ok=True)
     if is_whole(root): return root

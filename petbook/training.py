@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .core import DataError, ModelFileError, TrainingError
-from .core import atomic_path, check_choice, check_range, default_device, isolated_randomness, stream_seed
+from .core import atomic_path, check_choice, check_range, check_whole, default_device, isolated_randomness, stream_seed
 from .losses import default_loss
 
 # %% ../nbs/06_training.ipynb #6a992edd
@@ -814,7 +814,7 @@ def sgdr(
     cycle_mult: int = 2,  # each cycle is so many times as long as the one before
 ) -> Callable[[float], dict]:  # position in [0, 1) -> {"lr": [per layer group]}
     "Cosines with warm restarts (Loshchilov and Hutter 2017, arXiv:1608.03983)."
-    check_range("n_cycles", n_cycles, 1)
+    check_whole("n_cycles", n_cycles, 1)
     lengths = [cycle_mult**cycle for cycle in range(n_cycles)]
     fractions = [length / sum(lengths) for length in lengths]
 
@@ -1279,7 +1279,7 @@ class Fitting(Equipment):
         phase: str | None = None,  # what the table calls this fit
     ) -> None:
         "Train for some epochs. Raises `TrainingError` if the loss stops being finite."
-        check_range("n_epoch", n_epoch, 0)
+        check_whole("n_epoch", n_epoch, 0)
         count_batches(self.dls.train)
         if self.opt is None or reset_opt: self.create_opt()
         if wd is not None:
@@ -1375,8 +1375,8 @@ class Checkpoint(Callback):
         every_batches: int | None = None,  # also after so many batches
         resume: bool = False,  # go on from the file, if there is one?
     ):
-        check_range("every_epochs", every_epochs, 1)
-        if every_batches is not None: check_range("every_batches", every_batches, 1)
+        check_whole("every_epochs", every_epochs, 1)
+        if every_batches is not None: check_whole("every_batches", every_batches, 1)
         self.file, self.every_epochs, self.every_batches, self.resume, self.state = file, every_epochs, every_batches, resume, None
 
     def before_fit(self, trainer) -> None:
@@ -1455,7 +1455,7 @@ class EarlyStopping(Tracker):
     patience: int = 1  # epochs to wait
 
     def __post_init__(self) -> None:
-        check_range("patience", self.patience, 1)
+        check_whole("patience", self.patience, 1)
         super().__post_init__()
 
     def after_epoch(self, trainer) -> None:
@@ -1496,7 +1496,7 @@ class ReduceLROnPlateau(Tracker):
     min_lr: float = 0.0  # not below this
 
     def __post_init__(self) -> None:
-        check_range("patience", self.patience, 1)
+        check_whole("patience", self.patience, 1)
         check_range("factor", self.factor, 1, open_low=True)
         super().__post_init__()
 
@@ -1539,7 +1539,7 @@ class GradientAccumulation(Callback):
         self,
         n_acc: int = 32,  # items per step, at least
     ):
-        check_range("n_acc", n_acc, 1)
+        check_whole("n_acc", n_acc, 1)
         self.n_acc, self.count, self.last = n_acc, 0, False
 
     def after_loss(self, trainer) -> None: trainer.loss_scale = len(trainer.x) / self.n_acc
