@@ -677,6 +677,29 @@ class RawBatch:
         "Called by torch's loader if batches go to a GPU: copying from pinned memory need not be waited for."
         return self if self.images is None else replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
+# %% ../nbs/04_datablock.ipynb #b289e363
+def usable_cores() -> int:
+    "The cores that this process may run on."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+# %% ../nbs/04_datablock.ipynb #2294abad
+def reading_threads(
+    dataset: ImageDataset,  # what is to be read
+) -> int:
+    "How many threads may read: one in a worker, or where code that is not petbook's might not bear company; never more than torch may use."
+    safe = get_worker_info() is None and dataset.stage.shareable and not dataset.type_tfms and isinstance(dataset.items, PathList)
+    return min(usable_cores(), torch.get_num_threads(), 8) if safe else 1
+
+# %% ../nbs/04_datablock.ipynb #54dad31f
+def side_by_side(
+    function: Callable,  # of one value
+    values: Sequence,
+    threads: int,
+) -> list:  # results, in order
+    "Apply a function to several values at a time. The threads end here: a pool that was kept would hang in a forked process."
+    if threads == 1 or len(values) < 2: return list(map(function, values))
+    with ThreadPoolExecutor(threads) as pool: return list(pool.map(function, values))
+
 # %% ../nbs/04_datablock.ipynb #5ee70607
 def read_batch(
     dataset: ImageDataset,  # what to read from
@@ -685,11 +708,18 @@ def read_batch(
     "Read and stack items; keep the error of each that fails. A worker that serves a memory cache prepares only."
     hand_over = get_worker_info() is not None and isinstance(dataset.cache, MemoryCache)
     read = (lambda key: None if key.held else prepare_entry(dataset, key.index)) if hand_over else (lambda key: dataset[key][0])
-    good, images, failed = [], [], []
-    for key in keys:
-        try: images.append(read(key))
-        except Exception as error: failed.append((key.index, name_the_item(error, dataset.items[key.index])))
-        else: good.append(key)
+
+    def attempt(key):
+        try: return read(key), None
+        except Exception as error: return None, (key.index, name_the_item(error, dataset.items[key.index]))
+
+    answers = side_by_side(attempt, keys, reading_threads(dataset))
+    failed = [failure for _, failure in answers if failure]
+    good, images = [], []
+    for key, (image, failure) in zip(keys, answers):
+        if not failure:
+            good.append(key)
+            images.append(image)
     if hand_over: return RawBatch(good, None, torch.empty(0), failed, images)
     return stack_batch(dataset, good, images, failed)
 
@@ -877,7 +907,7 @@ class Loader(LoaderViews):
     fitting: bool = False  # for training: a last batch of one image is left out, and a finished pass moves on to the next epoch
     shuffle: bool = False  # in random order?
     weights: Tensor | None = None  # (n,): draw with these weights, with replacement
-    num_workers: int = 0  # processes that read; 0: this one reads
+    num_workers: int = 0  # processes that read; 0: this one reads, with a few threads where that is safe
     start_method: str | None = None  # how they start: "fork", "spawn" or "forkserver"; None: the system's way
     on_error: str = "raise"  # an image that cannot be read: "raise" or "skip"
     skipped: dict = field(default_factory=dict, init=False)  # file -> why it was left out
@@ -1050,9 +1080,8 @@ def default_workers(
     start_method: str | None = None,  # how processes start; None: the system's way
 ) -> int:  # how many processes to read with
     "Choose a number of workers for this machine: none for little data or one core, at most eight."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     enough = 500 if (start_method or multiprocessing.get_start_method()) == "fork" else 5000
-    return 0 if cores == 1 or count < enough else min(cores, 8)
+    return 0 if usable_cores() == 1 or count < enough else min(usable_cores(), 8)
 
 # %% ../nbs/04_datablock.ipynb #e2402dd7
 def cannot_travel(
@@ -1430,7 +1459,7 @@ class DataBlock(BlockTools):
         source: object,  # what `get_items` takes: usually a folder
         bs: int = 64,  # images in a training batch
         val_bs: int | None = None,  # images in a validation batch; None: as in training
-        num_workers: int | None = None,  # processes that read; None: chosen for the machine and the data
+        num_workers: int | None = None,  # processes that read; 0: this one, with a few threads; None: chosen for the machine and the data
         device: str | torch.device | None = None,  # where batches end up; None: the best there is
         seed: int | None = None,  # of everything random; None: the block's
         cache: str | Path | None = None,  # keep prepared images: "memory", or a folder

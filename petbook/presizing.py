@@ -677,6 +677,11 @@ class ItemStage(Configured):
         "Each step's title and function `(image, generator=None) -> image`; the first opens the source."
         return [("open_image", self.open)] + [(repr(tfm), tfm) for tfm in self.tfms]
 
+    @property
+    def shareable(self) -> bool:
+        "May threads run it side by side? Only if all transforms are petbook's own: those keep nothing between two calls."
+        return all(type(getattr(tfm, "tfm", tfm)) in own_transforms.values() for tfm in self.tfms)
+
     def for_validation(self) -> "ItemStage":
         "The same stage without what only training runs."
         return ItemStage([tfm for tfm in self.tfms if not isinstance(tfm, TrainOnly)], self.background)
