@@ -44,7 +44,7 @@ from torch.utils.data import DataLoader, default_collate, get_worker_info
 from .augmentation import BatchStage
 from .core import (DataError, ImageError, PetbookError, atomic_path, check_choice, check_range, check_whole, default_device,
                           random_stream, show_images, tensor_to_image)
-from .presizing import ItemStage, ItemTransform, open_image
+from .presizing import ItemStage, ItemTransform, open_image, shareable
 
 # %% ../nbs/04_datablock.ipynb #e1a2ee3b
 class PathList(Sequence):
@@ -687,7 +687,7 @@ def reading_threads(
     dataset: ImageDataset,  # what is to be read
 ) -> int:
     "How many threads may read: one in a worker, or where code that is not petbook's might not bear company; never more than torch may use."
-    safe = get_worker_info() is None and dataset.stage.shareable and not dataset.type_tfms and isinstance(dataset.items, PathList)
+    safe = get_worker_info() is None and shareable(dataset.stage) and not dataset.type_tfms and isinstance(dataset.items, PathList)
     return min(usable_cores(), torch.get_num_threads(), 8) if safe else 1
 
 # %% ../nbs/04_datablock.ipynb #54dad31f

@@ -677,11 +677,6 @@ class ItemStage(Configured):
         "Each step's title and function `(image, generator=None) -> image`; the first opens the source."
         return [("open_image", self.open)] + [(repr(tfm), tfm) for tfm in self.tfms]
 
-    @property
-    def shareable(self) -> bool:
-        "May threads run it side by side? Only if all transforms are petbook's own: those keep nothing between two calls."
-        return all(type(getattr(tfm, "tfm", tfm)) in own_transforms.values() for tfm in self.tfms)
-
     def for_validation(self) -> "ItemStage":
         "The same stage without what only training runs."
         return ItemStage([tfm for tfm in self.tfms if not isinstance(tfm, TrainOnly)], self.background)
@@ -692,6 +687,13 @@ class ItemStage(Configured):
 
 # %% ../nbs/02_presizing.ipynb #68eb3c3c
 own_transforms = {cls.__name__: cls for cls in (Resize, RandomResizedCrop, CropPad, RandomCrop, RatioResize, FlipItem, DihedralItem)}
+
+# %% ../nbs/02_presizing.ipynb #95f1f4e7
+def shareable(
+    stage: ItemStage,
+) -> bool:
+    "May threads run a stage side by side? Only if all its transforms are petbook's own: those keep nothing between two calls."
+    return all(type(getattr(tfm, "tfm", tfm)) in own_transforms.values() for tfm in stage.tfms)
 
 # %% ../nbs/02_presizing.ipynb #8e6301b6
 def from_config(
