@@ -678,14 +678,14 @@ class RawBatch:
         return self if self.images is None else replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 # %% ../nbs/04_datablock.ipynb #b289e363
-def usable_cores() -> int:
+def usable_cores() -> int:  # 1 or more
     "The cores that this process may run on."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # %% ../nbs/04_datablock.ipynb #2294abad
 def reading_threads(
     dataset: ImageDataset,  # what is to be read
-) -> int:
+) -> int:  # 1 or more
     "How many threads may read: one in a worker, or where code that is not petbook's might not bear company; never more than torch may use."
     safe = get_worker_info() is None and shareable(dataset.stage) and not dataset.type_tfms and isinstance(dataset.items, PathList)
     return min(usable_cores(), torch.get_num_threads(), 8) if safe else 1
@@ -693,8 +693,8 @@ def reading_threads(
 # %% ../nbs/04_datablock.ipynb #54dad31f
 def side_by_side(
     function: Callable,  # of one value
-    values: Sequence,
-    threads: int,
+    values: Sequence,  # what to apply it to
+    threads: int,  # how many at a time
 ) -> list:  # results, in order
     "Apply a function to several values at a time. The threads end here: a pool that was kept would hang in a forked process."
     if threads == 1 or len(values) < 2: return list(map(function, values))

@@ -690,7 +690,7 @@ own_transforms = {cls.__name__: cls for cls in (Resize, RandomResizedCrop, CropP
 
 # %% ../nbs/02_presizing.ipynb #95f1f4e7
 def shareable(
-    stage: ItemStage,
+    stage: ItemStage,  # that several threads would use
 ) -> bool:
     "May threads run a stage side by side? Only if all its transforms are petbook's own: those keep nothing between two calls."
     return all(type(getattr(tfm, "tfm", tfm)) in own_transforms.values() for tfm in stage.tfms)
