@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BY_NAME', 'option', 'TrainSettings', 'name_or_folder', 'find_labeller', 'find_folder', 'load_data', 'choose_rate',
-           'fit', 'write_results', 'train', 'predict', 'known_way', 'report_on', 'add_settings', 'make_parser',
-           'draw_rates', 'check_data', 'run_command', 'main']
+           'fit', 'write_results', 'compare', 'train', 'predict', 'known_way', 'report_on', 'add_settings',
+           'make_parser', 'draw_rates', 'check_data', 'run_command', 'main']
 
 # %% ../nbs/15_cli.ipynb #0742d391
 import argparse
@@ -15,7 +15,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -190,6 +189,19 @@ def write_results(
         writer.writeheader()
         writer.writerows(rows)
 
+# %% ../nbs/15_cli.ipynb #14810bca
+def compare(
+    settings: TrainSettings,  # what was asked for, with nothing left open
+    dls: DataLoaders,  # the data
+    report: Callable[[str], None] = print,  # called with each line of news
+) -> float | None:  # the error in [0, 1]; None unless this was asked for
+    "Train the same network from random weights, with the same budget."
+    if not (settings.compare and settings.pretrained): return None
+    other, _ = fit(dataclasses.replace(settings, pretrained=False, weights=None, lr=settings.lr or 2e-3), dls, report)
+    error = float(other.validate()["error_rate"])
+    report(f"compare   the same network from random weights, with the same budget: {error:.1%}")
+    return error
+
 # %% ../nbs/15_cli.ipynb #aed35c75
 def train(
     settings: TrainSettings,  # what is asked for
@@ -212,11 +224,7 @@ def train(
     interpretation = ClassificationInterpretation.from_learner(learner)
     error = interpretation.error()
     report(f"error     {error.value:.1%} on {len(interpretation.targets)} validation pictures (95 % interval {error.low:.1%} to {error.high:.1%})")
-    random_error = None
-    if settings.compare and settings.pretrained:
-        other, _ = fit(dataclasses.replace(settings, pretrained=False, weights=None, lr=settings.lr or 2e-3), dls, report)
-        random_error = float(other.validate()["error_rate"])
-        report(f"compare   the same network from random weights, with the same budget: {random_error:.1%}")
+    random_error = compare(settings, dls, report)
     notes = {**dataclasses.asdict(settings), **({} if random_error is None else {"error from random weights": f"{random_error:.1%}"})}
     write_report(interpretation, folder / "report.html", learner=learner, lr_find=found, title=f"{settings.arch} on {settings.data}", settings=notes)
     seconds = time.perf_counter() - started
@@ -349,6 +357,18 @@ def printable(
     "Write control characters, which a terminal would obey, as escapes."
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
+# %% ../nbs/15_cli.ipynb #5d6fe4d9
+def take_part(
+    settings: TrainSettings,  # what was asked for
+    trains: bool,  # is the command `train`?
+) -> None:
+    "Do what a process does that `torchrun` started beside number 0: get the data and train. Number 0 speaks, judges and writes."
+    settings, quiet = settings.resolved(), lambda line: None
+    dls = load_data(settings, quiet)
+    if not trains: return
+    fit(settings, dls, quiet)
+    compare(settings, dls, quiet)
+
 # %% ../nbs/15_cli.ipynb #1d93b0aa
 def run_command(
     arguments: argparse.Namespace,  # what the parser understood
@@ -356,11 +376,10 @@ def run_command(
     "Do what one command asks for."
     if arguments.command in ("train", "lr-find"):
         settings = TrainSettings(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainSettings) if hasattr(arguments, field.name)})
-        job = draw_rates if arguments.command == "lr-find" else train
-        if job is train and arguments.quick: settings = dataclasses.replace(settings, epochs=1, size=96, presize=128, compare=False)
-        with tempfile.TemporaryDirectory() as scratch:  # of several processes that torchrun started, number 0 speaks and writes
-            if rank_distrib(): job(dataclasses.replace(settings, out=scratch), report=lambda line: None)
-            else: job(settings)
+        if getattr(arguments, "quick", False): settings = dataclasses.replace(settings, epochs=1, size=96, presize=128, compare=False)
+        if rank_distrib(): take_part(settings, arguments.command == "train")
+        elif arguments.command == "train": train(settings)
+        else: draw_rates(settings)
         return 0
     if arguments.command == "predict":
         answers = predict(arguments.model, arguments.images, arguments.top)
