@@ -368,7 +368,7 @@ def scores_of_all(
 # %% ../nbs/14_distributed.ipynb #5f4dd02d
 @contextmanager
 def distrib_ctx(
-    learn,  # a `Learner` or `Trainer`
+    learn: Trainer,  # or a `Learner`
     sync_bn: bool | None = None,  # let batch-norm layers see the whole batch? None: on GPUs; refused on the CPU
     find_unused_parameters: bool = False,  # may a step leave parameters out? (slower; torch's error message asks for it)
 ) -> Iterator[Trainer]:  # the same learner
