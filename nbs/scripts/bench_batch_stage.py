@@ -46,17 +46,17 @@ SETTINGS = {
 
 class Petbook:
     def __init__(self):
-        from petbook.augmentation import BatchStage, Normalize, aug_transforms, imagenet_stats
+        from petbook.all import BatchStage, Normalize, aug_transforms, imagenet_stats
 
         self.stage = BatchStage([*aug_transforms(size=224, min_scale=0.75), Normalize.from_stats(*imagenet_stats)])
 
     def run(self, images, training, round):
-        from petbook.core import random_stream
+        from petbook.all import random_stream
 
         return self.stage(images, [random_stream(42, "batch", round, number) for number in range(len(images))] if training else None)
 
     def chain(self, images, size, setting, steps=None):
-        from petbook import augmentation
+        import petbook.all as augmentation
 
         flip, (warp_x, warp_y), degrees, (zoom, x, y), (top, left, side) = setting
         transforms = [augmentation.Flip(p=1, draw=flip), augmentation.Warp(p=1, draw_x=warp_x, draw_y=warp_y), augmentation.Rotate(p=1, draw=degrees),
@@ -185,7 +185,7 @@ def tilted(warp):
 def resamplings(system, images):
     "How often the system resamples an image on its way through the batch stage, and by which operations."
     sys.path.insert(0, str(HERE.parents[1]))  # the tool is petbook's, also where petbook is not installed
-    from petbook.augmentation import count_resamplings
+    from petbook.all import count_resamplings
 
     answer, names = {}, {}
     for kind, training in (("train", True), ("valid", False)):
@@ -318,8 +318,8 @@ def judge(folder, kinds):
 
 def make_pictures(folder, photographs):
     "The test pictures, presized to 460: drawn pets always, photographs if there are any."
-    from petbook.pets import BREEDS, draw_pet
-    from petbook.presizing import ItemStage, Resize
+    from petbook.all import BREEDS, draw_pet
+    from petbook.all import ItemStage, Resize
 
     stage = ItemStage(Resize(SIDE))
     sources = [draw_pet(BREEDS[number * len(BREEDS) // 20], 1, size=600) for number in range(20)]

@@ -45,7 +45,7 @@ def train_once(seed, file, halves):
     "Train, and let process 0 write the error and the seconds of the fastest unfrozen epoch."
     from petbook.all import (CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, Resize, aug_transforms, distrib_ctx, error_rate,
                              get_image_files, get_pets, petnet, rank_distrib, using_attr, vision_learner)
-    from petbook.training import Callback
+    from petbook.all import Callback
 
     class Clock(Callback):
         def before_fit(self, trainer): self.seconds = []
@@ -82,8 +82,8 @@ def main():
     arguments = parser.parse_args()
     if arguments.train is not None: return train_once(arguments.train, arguments.into, arguments.halves)
 
-    from petbook.core import atomic_path
-    from petbook.pets import get_pets
+    from petbook.all import atomic_path
+    from petbook.all import get_pets
 
     get_pets("sketch")
     rows = []

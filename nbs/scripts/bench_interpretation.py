@@ -31,11 +31,11 @@ def tiny(classes: int):
 
 
 def petbook_child(folder: str, size: int, what: str) -> None:
-    from petbook.augmentation import Normalize
-    from petbook.datablock import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, get_image_files, using_attr
-    from petbook.interpretation import ClassificationInterpretation
-    from petbook.presizing import Resize
-    from petbook.training import Trainer
+    from petbook.all import Normalize
+    from petbook.all import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, get_image_files, using_attr
+    from petbook.all import ClassificationInterpretation
+    from petbook.all import Resize
+    from petbook.all import Trainer
 
     block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=vocab_of(folder))), get_items=get_image_files, splitter=RandomSplitter(valid_pct=0.9, seed=42),
                       get_y=using_attr(RegexLabeller(LABEL), "name"), item_tfms=Resize(size), batch_tfms=[Normalize([0.5] * 3, [0.5] * 3)])
@@ -74,7 +74,7 @@ def main() -> None:
         library, folder, size, what = chosen.child
         {"petbook": petbook_child, "fastai": fastai_child}[library](folder, int(size), what)
         return print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    from petbook.pets import get_pets
+    from petbook.all import get_pets
 
     rows, paths = [], sorted((get_pets("sketch") / "images").glob("*.jpg"))
     judged, classes = int(0.9 * len(paths)), len({re.match(LABEL, path.name)[1] for path in paths})

@@ -25,8 +25,8 @@ SIZE = 460
 def petbook_steps():
     import torch
 
-    from petbook.core import random_stream
-    from petbook.presizing import ItemStage, Resize, open_image
+    from petbook.all import random_stream
+    from petbook.all import ItemStage, Resize, open_image
 
     torch.set_num_threads(1)
     stage, generator = ItemStage([Resize(SIZE)]), random_stream(42, "bench")
@@ -82,7 +82,7 @@ class Worker:
 
 def peer_python():
     "A virtual environment with fastai in it, made once."
-    from petbook.core import cache_folder
+    from petbook.all import cache_folder
 
     folder = cache_folder("peers") / "fastai"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -96,7 +96,7 @@ def twelve_megapixels(folder, count=3):
     import numpy as np
     from PIL import Image
 
-    from petbook.pets import BREEDS, draw_pet
+    from petbook.all import BREEDS, draw_pet
 
     files = []
     for number in range(count):
@@ -140,8 +140,8 @@ def main():
 
     import torch
 
-    from petbook.core import atomic_path
-    from petbook.pets import get_pets
+    from petbook.all import atomic_path
+    from petbook.all import get_pets
 
     python = arguments.peer_python or peer_python()
     with tempfile.TemporaryDirectory() as folder:

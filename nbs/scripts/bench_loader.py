@@ -28,9 +28,9 @@ PARTS = "passes", "memory", "building", "reading"
 
 def make_loaders(library, folder, **arguments):
     if library == "petbook":
-        from petbook.augmentation import aug_transforms
-        from petbook.datablock import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, get_image_files, using_attr
-        from petbook.presizing import Resize
+        from petbook.all import aug_transforms
+        from petbook.all import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, get_image_files, using_attr
+        from petbook.all import Resize
     else:
         from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, Resize, aug_transforms, get_image_files, using_attr
     item_tfms, batch_tfms = (Resize(8), None) if arguments.pop("tiny", False) else (Resize(460), aug_transforms(size=224, min_scale=0.75))
@@ -104,7 +104,7 @@ def serve(library):
     out = os.dup(1)
     os.dup2(2, 1)  # whatever the library prints must not be taken for an answer
     measures = Measures(library)
-    if library == "petbook": import petbook.datablock  # noqa: F401
+    if library == "petbook": import petbook.data.block  # noqa: F401
     else: import fastai.vision.all  # noqa: F401
     answers = os.fdopen(out, "w")
     print("ready", file=answers, flush=True)
@@ -137,7 +137,7 @@ class Worker:
 
 def peer_python():
     "A virtual environment with fastai in it, made once."
-    from petbook.core import cache_folder
+    from petbook.all import cache_folder
 
     folder = cache_folder("peers") / "fastai"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -213,8 +213,8 @@ def main():
 
     import torch
 
-    from petbook.core import atomic_path
-    from petbook.pets import get_pets
+    from petbook.all import atomic_path
+    from petbook.all import get_pets
 
     folder = arguments.images.absolute() if arguments.images else get_pets("sketch") / "images"
     pythons = {"fastai": arguments.peer_python or peer_python(), "petbook": sys.executable}

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from petbook.augmentation import BatchStage, Normalize, aug_transforms
-from petbook.backbones import create_vision_model
-from petbook.inference import Predictor
-from petbook.pets import BREEDS, draw_pet
-from petbook.presizing import ItemStage, Resize
+from petbook.all import BatchStage, Normalize, aug_transforms
+from petbook.all import create_vision_model
+from petbook.all import Predictor
+from petbook.all import BREEDS, draw_pet
+from petbook.all import ItemStage, Resize
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

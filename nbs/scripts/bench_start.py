@@ -47,7 +47,7 @@ def measure_import(options):
 
 def measure_drawing(options):
     with tempfile.TemporaryDirectory() as folder:
-        code = "import sys, time; from petbook.pets import get_pets; start = time.perf_counter(); print(len(list((get_pets('sketch', folder=sys.argv[1]) / 'images').iterdir())), time.perf_counter() - start)"
+        code = "import sys, time; from petbook.drawing.pets import get_pets; start = time.perf_counter(); print(len(list((get_pets('sketch', folder=sys.argv[1]) / 'images').iterdir())), time.perf_counter() - start)"
         pictures, seconds = subprocess.run([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
     return {"pictures": int(pictures), "seconds": round(float(seconds), 1)}
 
@@ -55,7 +55,7 @@ def measure_drawing(options):
 def measure_job(options):
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        said = subprocess.run([sys.executable, "-c", "import sys; from petbook.cli import main; sys.exit(main())", "train", "--out", f"{folder}/run"], stdout=subprocess.PIPE, text=True, check=True,
+        said = subprocess.run([sys.executable, "-c", "import sys; from petbook.cli.main import main; sys.exit(main())", "train", "--out", f"{folder}/run"], stdout=subprocess.PIPE, text=True, check=True,
                               env={**os.environ, "PETBOOK_HOME": f"{folder}/home"}).stdout
         seconds = time.perf_counter() - start
     print(said)

@@ -44,9 +44,9 @@ def trainer_for(arch, data, precision, compile=False):
     import torch
     import torch.nn.functional as F
 
-    from petbook.backbones import create_vision_model, layer_groups
-    from petbook.core import isolated_randomness
-    from petbook.training import Trainer
+    from petbook.all import create_vision_model, layer_groups
+    from petbook.all import isolated_randomness
+    from petbook.all import Trainer
 
     with isolated_randomness(0, "init"):
         if arch == "one layer": model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 37))
@@ -90,7 +90,7 @@ def overhead(arch, size, count, precision, rounds):
 
 def probe(arch, size, rounds, count=100):
     "lr_find against the same number of plain steps."
-    from petbook.lr_finder import lr_find
+    from petbook.all import lr_find
 
     data = batches(10, size)
     trainer = trainer_for(arch, data, "auto")
@@ -106,13 +106,13 @@ def probe(arch, size, rounds, count=100):
 def petbook_epochs(folder, precision):
     from functools import partial
 
-    from petbook.augmentation import aug_transforms, imagenet_stats
-    from petbook.backbones import create_vision_model, layer_groups
-    from petbook.datablock import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, get_image_files, using_attr
-    from petbook.fine_tuning import fit_one_cycle, freeze
-    from petbook.losses import error_rate
-    from petbook.presizing import Resize
-    from petbook.training import Trainer
+    from petbook.all import aug_transforms, imagenet_stats
+    from petbook.all import create_vision_model, layer_groups
+    from petbook.all import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, get_image_files, using_attr
+    from petbook.all import fit_one_cycle, freeze
+    from petbook.all import error_rate
+    from petbook.all import Resize
+    from petbook.all import Trainer
 
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, splitter=RandomSplitter(seed=42),
@@ -154,7 +154,7 @@ def one_system(system, folder):
 
 def make_peer_python():
     "An environment with fastai, below petbook's cache folder."
-    from petbook.core import cache_folder
+    from petbook.all import cache_folder
 
     folder = cache_folder("peers")
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -165,7 +165,7 @@ def make_peer_python():
 
 def epochs(peer, rounds, count):
     "Full and frozen epochs of each system, in interleaved processes, over `count` drawn pets."
-    from petbook.pets import get_pets
+    from petbook.all import get_pets
 
     systems, found = ["petbook auto", "petbook fp32", "fastai"], {}
     with tempfile.TemporaryDirectory() as folder:

@@ -20,15 +20,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench_training import batches, seconds, trainer_for
-from petbook.augmentation import aug_transforms
-from petbook.core import isolated_randomness, random_stream
-from petbook.datablock import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, get_image_files, using_attr
-from petbook.fine_tuning import freeze, unfreeze
-from petbook.inference import load_learner
-from petbook.learner import vision_learner
-from petbook.pets import get_pets
-from petbook.presizing import Resize
-from petbook.training import EMA, Callback, Checkpoint, Trainer, one_cycle
+from petbook.all import aug_transforms
+from petbook.all import isolated_randomness, random_stream
+from petbook.all import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, get_image_files, using_attr
+from petbook.all import freeze, unfreeze
+from petbook.all import load_learner
+from petbook.all import vision_learner
+from petbook.all import get_pets
+from petbook.all import Resize
+from petbook.all import EMA, Callback, Checkpoint, Trainer, one_cycle
 
 HERE = Path(__file__).resolve().parent
 
@@ -59,7 +59,7 @@ def small(folder, compile, *cbs):
 
 
 def check_small():
-    from petbook.lr_finder import lr_find
+    from petbook.all import lr_find
 
     losses = {}
     for name in ("plain", "compiled", "after lr_find", "resumed"):

@@ -24,10 +24,10 @@ from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from petbook.backbones import mobilenet_v1, petnet
-from petbook.interpretation import ClassificationInterpretation, Comparison, expected_calibration_error, fit_temperature, label_quality, likely_label_errors, wilson_interval
-from petbook.pets import get_pets
-from petbook.presizing import ItemStage, Resize
+from petbook.all import mobilenet_v1, petnet
+from petbook.all import ClassificationInterpretation, Comparison, expected_calibration_error, fit_temperature, label_quality, likely_label_errors, wilson_interval
+from petbook.all import get_pets
+from petbook.all import ItemStage, Resize
 
 
 def pooled_features(paths: list[Path], weights: str | None, size: int) -> torch.Tensor:

@@ -28,11 +28,11 @@ def hashes(dls, epochs=2):
 def main():
     import torch
 
-    from petbook.augmentation import aug_transforms
-    from petbook.core import atomic_path
-    from petbook.datablock import DataBlock, RandomSplitter, RegexLabeller, get_image_files, using_attr
-    from petbook.pets import get_pets
-    from petbook.presizing import Resize
+    from petbook.all import aug_transforms
+    from petbook.all import atomic_path
+    from petbook.all import DataBlock, RandomSplitter, RegexLabeller, get_image_files, using_attr
+    from petbook.all import get_pets
+    from petbook.all import Resize
 
     warnings.filterwarnings("ignore", "This DataLoader will create")  # four workers on two cores are meant
     files = get_image_files(get_pets("sketch") / "images")[::6]

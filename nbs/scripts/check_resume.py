@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from petbook.core import isolated_randomness, random_stream
-from petbook.training import EMA, Callback, Checkpoint, GradientAccumulation, GradientClip, SaveModel, Trainer, one_cycle
+from petbook.all import isolated_randomness, random_stream
+from petbook.all import EMA, Callback, Checkpoint, GradientAccumulation, GradientClip, SaveModel, Trainer, one_cycle
 
 
 class Pictures(torch.utils.data.Dataset):

@@ -30,11 +30,11 @@ import nbformat
 SETUP = """
 import numpy as np, torch
 from pathlib import Path
-from petbook.core import random_stream
-from petbook.interpretation import ClassificationInterpretation
-from petbook.lr_finder import LRFind
-from petbook.pets import draw_pet
-from petbook.widgets import *
+from petbook.all import random_stream
+from petbook.all import ClassificationInterpretation
+from petbook.all import LRFind
+from petbook.all import draw_pet
+from petbook.all import *
 
 folder = Path("pets").absolute()
 breeds = ["Birman", "Ragdoll", "Siamese", "beagle", "pug", "<img src=x onerror=alert(1)>"]

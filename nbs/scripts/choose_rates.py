@@ -14,12 +14,12 @@ from pathlib import Path
 from measure_real_pets import AtTheStart, make_data, quiet
 from torch.nn import functional as F
 
-from petbook.backbones import mobilenet_v1, petnet
-from petbook.datablock import KFoldSplitter, StratifiedSplitter
-from petbook.fine_tuning import fit_one_cycle, hold_norms, linear_probe, unfreeze
-from petbook.learner import cnn_learner
-from petbook.losses import error_rate
-from petbook.pets import get_pets
+from petbook.all import mobilenet_v1, petnet
+from petbook.all import KFoldSplitter, StratifiedSplitter
+from petbook.all import fit_one_cycle, hold_norms, linear_probe, unfreeze
+from petbook.all import cnn_learner
+from petbook.all import error_rate
+from petbook.all import get_pets
 
 here = Path(__file__).resolve().parent
 

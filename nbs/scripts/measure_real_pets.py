@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from petbook.augmentation import aug_transforms
-from petbook.backbones import mobilenet_v1
-from petbook.datablock import CategoryBlock, DataBlock, ImageBlock, KFoldSplitter, RandomSplitter, RegexLabeller, get_image_files, using_attr
-from petbook.learner import cnn_learner
-from petbook.losses import error_rate
-from petbook.presizing import Resize
-from petbook.training import Callback
+from petbook.all import aug_transforms
+from petbook.all import mobilenet_v1
+from petbook.all import CategoryBlock, DataBlock, ImageBlock, KFoldSplitter, RandomSplitter, RegexLabeller, get_image_files, using_attr
+from petbook.all import cnn_learner
+from petbook.all import error_rate
+from petbook.all import Resize
+from petbook.all import Callback
 
 here = Path(__file__).resolve().parent
 shared = here.parent.parent.parent / "shared"

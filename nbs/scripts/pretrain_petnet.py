@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from petbook.backbones import petnet
-from petbook.core import atomic_path, cache_folder, isolated_randomness, random_stream
-from petbook.pets import BREEDS, DRAWING, draw_pet, get_pets, imaginary_breed
+from petbook.all import petnet
+from petbook.all import atomic_path, cache_folder, isolated_randomness, random_stream
+from petbook.drawing.pets import DRAWING
+from petbook.all import BREEDS, draw_pet, get_pets, imaginary_breed
 
 ROOT = Path(__file__).resolve().parents[2]
 
