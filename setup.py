@@ -22,7 +22,7 @@ setup(
     url=card["git_url"],
     keywords=card["keywords"].split(),
     packages=find_packages(include=["petbook", "petbook.*"]),
-    package_data={"petbook": ["weights/*.safetensors"]},
+    package_data={"petbook": ["py.typed", "weights/*.safetensors"]},
     python_requires=f">={card['min_python']}",
     install_requires=card["requirements"].split(),
     extras_require={name: card[key].split() for name, key in extras.items() if key in card},
