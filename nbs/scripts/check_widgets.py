@@ -508,8 +508,8 @@ def check_lab(browser, url: str, folder: Path, shots: Path) -> int:
         last = page.page.locator(".jp-Notebook .jp-Cell").nth(len(CELLS) - 1)
         last.wait_for(state="attached", timeout=240_000)
         run_all(page)
-        failure = page.page.locator(".jp-Notebook .jp-RenderedText"
-                                    "[data-mime-type='application/vnd.jupyter.error']")
+        failure = page.page.locator(".jp-Notebook .jp-RenderedText")
+        failure = failure.filter(has_text="Traceback (most recent call last)")
         done = page.output("done")
         page.check("all cells have run",
                    lambda: failure.count() or "all cells have run" in done.inner_text(), 600)
