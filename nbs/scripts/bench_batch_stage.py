@@ -163,12 +163,12 @@ class OneSampling(Petbook):
     "What composing alone gives: one bilinear sampling without anything against aliasing."
 
     def chain(self, images, size, setting):
-        from petbook import augmentation
+        from petbook.augmentation import fused_step as augmentation
 
         plain = lambda shrink: (torch.ones(len(shrink), dtype=torch.long), torch.zeros(len(shrink), 2, dtype=torch.long))
-        kept, augmentation.smoothing = augmentation.smoothing, plain
+        kept, augmentation.antialias_filter = augmentation.antialias_filter, plain
         try: return super().chain(images, size, setting)
-        finally: augmentation.smoothing = kept
+        finally: augmentation.antialias_filter = kept
 
 
 CLASSES = {"petbook": Petbook, "fastai": Fastai, "torchvision": Torchvision, "torchvision, whole batch": TorchvisionWholeBatch, "kornia": Kornia,
