@@ -19,7 +19,7 @@ EXAMPLES, PROSE_GAP = 0.85, 6  # share of definitions with an example; code cell
 # Parameters that take any object of the right shape; their comment says which.
 DUCKS = {"ax", "axes", "trainer", "learn", "learner", "dls", "dl", "loader", "metrics", "weights",
          "found", "interpretation", "predictor", "lr_find", "batch", "stage", "item_stage",
-         "batch_stage", "block", "explorer", "value", "values"}
+         "batch_stage", "block", "explorer", "value", "values", "recorder", "source"}
 LEAKS = ((r"(?<![\w.])/(?:work|root|tmp|home|opt|usr|Users)/[\w.]", "a path of one machine"),
          (r"Traceback \(most recent", "a traceback"), (r"\b\w*Warning:", "a warning"),
          (r" at 0x[0-9a-f]{6,}", "an address"), (r"\d+%\|.*\|", "a progress bar"))
@@ -144,6 +144,7 @@ def check_imports(modules):
 def documented(where, value):
     "What a public function or class lacks."
     if not (value.__doc__ or "").strip(): yield f"{where} has no docstring"
+    if getattr(value, "_is_protocol", False): return
     function = value.__init__ if inspect.isclass(value) else value
     if inspect.isclass(value) and "__init__" not in vars(value): return
     try: source = inspect.getsource(function)
