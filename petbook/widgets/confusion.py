@@ -185,6 +185,12 @@ def _confusion_grid(explorer, choose: Callable):
 # %% ../../nbs/835_confusion_explorer.ipynb #2bca7ff9
 _WORDS = "<b>rows: the label; columns: the model's answer; press a number</b>"
 
+def _frame_chosen(explorer, cells: dict) -> None:
+    "Frame the button of the chosen cell."
+    chosen = explorer.actual, explorer.predicted
+    for place, button in cells.items():
+        button.layout.border = "3px solid #d62728" if place == chosen else "none"
+
 def _confusion_view(explorer):
     "The live view of a `ConfusionExplorer`."
     import ipywidgets as widgets
@@ -204,9 +210,8 @@ def _confusion_view(explorer):
 
     def refresh(change=None):
         explorer.select(actual.value, predicted.value)
-        gallery.value, chosen = _cell_html(explorer), (explorer.actual, explorer.predicted)
-        for place, button in cells.items():
-            button.layout.border = "3px solid #d62728" if place == chosen else "none"
+        gallery.value = _cell_html(explorer)
+        _frame_chosen(explorer, cells)
 
     grid, cells = _confusion_grid(explorer, choose)
     refresh()
