@@ -118,7 +118,7 @@ def _augmentation_view(explorer):
 
     controls = {name: _control(name, value) for name, value in explorer.arguments.items()}
     again = widgets.Button(description="draw again")
-    code = widgets.Text(description="copy", layout={"width": "680px"})
+    code = widgets.Text(description="copy", layout={"width": "680px", "max_width": "98%"})
     draws = widgets.HTML()
 
     def refresh(change=None):

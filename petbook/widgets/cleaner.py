@@ -103,7 +103,8 @@ def _outcome(rows: Sequence[dict], cleaner, done: str = "done") -> str:
 
 # %% ../../nbs/845_cleaner.ipynb #28138b3b
 _CARD = """<div style="font-size:12px;line-height:1.35;overflow-wrap:anywhere;
-min-height:{{ size + 70 }}px"><div style="height:{{ size }}px;display:flex;align-items:end">
+min-height:{{ size + 70 }}px"><div style="height:{{ size }}px;display:flex;align-items:end;
+margin-bottom:3px">
 {{ image }}</div>labelled <b>{{ given }}</b> ({{ split }})<br>the model answers {{ predicted }}
 {{ chance }}, loss {{ loss }}{% if likely %}<br><span title="by confident learning: the
 model is as confident of this class as it is for that class's own images">likely label

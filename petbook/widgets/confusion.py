@@ -154,7 +154,8 @@ def _cell_button(explorer, actual: int, predicted: int, size: int):
 _HEADING = """<div title="{{ text }}" style="font-size:11px;line-height:14px;
 white-space:nowrap;overflow:hidden;text-overflow:ellipsis;
 {% if vertical %}writing-mode:vertical-rl;
-transform:rotate(180deg);width:14px;min-height:28px;max-height:130px;margin:0 auto
+transform:rotate(180deg);width:14px;min-height:28px;max-height:130px;margin:0 auto;
+padding-top:6px
 {%- else %}text-align:right;padding-right:6px;max-width:150px{% endif %}">{{ text }}</div>"""
 
 def _heading(text: str, row: int, column: int, vertical: bool = False):
@@ -189,7 +190,7 @@ def _frame_chosen(explorer, cells: dict) -> None:
     "Frame the button of the chosen cell."
     chosen = explorer.actual, explorer.predicted
     for place, button in cells.items():
-        button.layout.border = "3px solid #d62728" if place == chosen else "none"
+        button.layout.border = "2px solid #d62728" if place == chosen else "none"
 
 def _confusion_view(explorer):
     "The live view of a `ConfusionExplorer`."
@@ -199,10 +200,10 @@ def _confusion_view(explorer):
     actual = widgets.Dropdown(options=options, value=explorer.actual, description="actual")
     predicted = widgets.Dropdown(options=options, value=explorer.predicted,
                                  description="predicted")
-    gallery = widgets.HTML(layout={"max_height": "420px", "overflow": "auto"})
+    gallery = widgets.HTML(layout={"max_height": "480px", "overflow": "auto"})
 
-    def choose(*place):
-        for control, index in zip((actual, predicted), place):
+    def choose(row, column):
+        for control, index in ((actual, row), (predicted, column)):
             control.unobserve(refresh, "value")  # or the gallery would be drawn twice
             control.value = index
             control.observe(refresh, "value")
@@ -214,10 +215,11 @@ def _confusion_view(explorer):
         _frame_chosen(explorer, cells)
 
     grid, cells = _confusion_grid(explorer, choose)
-    refresh()
     for control in (actual, predicted): control.observe(refresh, "value")
+    refresh()
+    words = widgets.HTML(_WORDS)
     row = widgets.HBox([actual, predicted], layout={"flex_flow": "row wrap"})
-    return widgets.VBox([row, gallery, widgets.HTML(_WORDS), grid])
+    return widgets.VBox([row, gallery, words, grid])
 
 # %% ../../nbs/835_confusion_explorer.ipynb #71ff22cc
 class ConfusionExplorer(Explorer):

@@ -144,7 +144,7 @@ def _softmax_view(explorer):
     import ipywidgets as widgets
 
     sliders, right = _softmax_controls(explorer)
-    table = widgets.HTML()
+    table = widgets.HTML(layout={"max_width": "100%", "overflow": "auto"})
 
     def refresh(change=None):
         explorer.logits = [slider.value for slider in sliders]
