@@ -133,7 +133,7 @@ def check_data(
     from petbook.data.checking import verify_images
 
     folder = find_folder(name)
-    found = verify_images(folder)
+    found = verify_images(folder, progress=sys.stderr.isatty())  # a bar if a person watches
     report(f"{printable(str(folder))}: {found}")
     return int(bool(found.bad))
 

@@ -197,9 +197,9 @@ def _confusion_view(explorer):
     import ipywidgets as widgets
 
     options = [(name, index) for index, name in enumerate(explorer.vocab)]
-    actual = widgets.Dropdown(options=options, value=explorer.actual, description="actual")
-    predicted = widgets.Dropdown(options=options, value=explorer.predicted,
-                                 description="predicted")
+    actual, predicted = (widgets.Dropdown(options=options, value=getattr(explorer, name),
+                                          description=name) for name in (
+                                                  "actual", "predicted"))
     gallery = widgets.HTML(layout={"max_height": "480px", "overflow": "auto"})
 
     def choose(row, column):
@@ -217,9 +217,8 @@ def _confusion_view(explorer):
     grid, cells = _confusion_grid(explorer, choose)
     for control in (actual, predicted): control.observe(refresh, "value")
     refresh()
-    words = widgets.HTML(_WORDS)
-    row = widgets.HBox([actual, predicted], layout={"flex_flow": "row wrap"})
-    return widgets.VBox([row, gallery, words, grid])
+    menus = widgets.HBox([actual, predicted], layout={"flex_flow": "row wrap"})
+    return widgets.VBox([menus, gallery, widgets.HTML(_WORDS), grid])
 
 # %% ../../nbs/835_confusion_explorer.ipynb #71ff22cc
 class ConfusionExplorer(Explorer):
