@@ -195,7 +195,6 @@ def _frame_chosen(explorer, cells: dict) -> None:
 def _confusion_view(explorer):
     "The live view of a `ConfusionExplorer`."
     import ipywidgets as widgets
-
     options = [(name, index) for index, name in enumerate(explorer.vocab)]
     actual, predicted = (widgets.Dropdown(options=options, value=getattr(explorer, name),
                                           description=name) for name in (
