@@ -137,7 +137,7 @@ class Learner(Trainer):
     def get_preds(
         self, dl=None, with_loss: bool = False, with_items: bool = False, ds_idx: int = 1,
         with_decoded: bool = False,
-    ) -> tuple[Tensor | None, ...]:  # probabilities (N, C), targets, then what was asked for
+    ) -> tuple[Tensor, ...]:  # probabilities (N, C), targets, then what was asked for
         "Predict in order: what `loader_to_ask` makes of `dl`, by `Trainer.get_preds`."
         dl = loader_to_ask(self, dl, ds_idx)
         probabilities, targets, *more = super().get_preds(dl, with_loss, with_items)

@@ -59,7 +59,7 @@ def get_preds(
     with_loss: bool = False,  # also each item's loss
     with_items: bool = False,  # also each item's number, where the loader knows it
     # probabilities (N, C), targets (N,) or None, then what was asked for; all on the CPU
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, ...]:
     """Predict a loader in its own order.
 
     Probabilities are the loss function's activation of the logits."""

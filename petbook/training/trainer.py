@@ -189,7 +189,7 @@ class Trainer(Events):
         with_loss: bool = False,  # also each item's loss
         with_items: bool = False,  # also each item's number, where the loader knows it
         # probabilities (N, C), targets (N,) or None, then what was asked for; all on the CPU
-    ) -> tuple[Tensor | None, ...]:
+    ) -> tuple[Tensor, ...]:
         "Predict a loader in its own order."
         return get_preds(self, dl, with_loss, with_items)
 
