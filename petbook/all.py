@@ -7,9 +7,11 @@ __all__ = []
 
 # %% ../nbs/890_all.ipynb #6aff843e
 import re
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import exp, nn, tensor
@@ -108,6 +110,23 @@ from .distributed.processes import *
 from .distributed.batches import *
 from .distributed.averages import *
 from .distributed.training import *
+
+if TYPE_CHECKING:
+    import matplotlib.pyplot as plt
+
+# %% ../nbs/890_all.ipynb #late-plt
+class _LateModule(ModuleType):
+    "Stand for a module that is imported when an attribute of it is first asked for."
+
+    def __getattr__(self, name):
+        return getattr(import_module(self.__name__), name)
+
+    def __dir__(self):
+        return dir(import_module(self.__name__))
+
+
+if not TYPE_CHECKING:
+    plt = _LateModule("matplotlib.pyplot", "matplotlib's pyplot, imported when it is used.")
 
 # %% ../nbs/890_all.ipynb #5579f6c7
 __all__ = [
