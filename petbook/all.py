@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import exp, nn, tensor
 
 from .core import *
+from .writing import *
 from .display import *
 from .drawing.breeds import *
 from .drawing.bodies import *
@@ -179,5 +180,5 @@ __all__ = [
     "Trainer", "TrainingError", "TrainOnly", "TransformBlock", "undo_changes", "unfreeze",
     "upload_and_classify", "UploadClassifier", "using_attr", "valley", "verify_images",
     "vgg16_bn", "vision_learner", "vit_b_16", "Warp", "WholeBatch", "wide_resnet50_2",
-    "wilson_interval", "with_temperature", "write_report", "Zoom",
+    "wilson_interval", "with_temperature", "write_report", "WriteError", "Zoom",
 ]

@@ -11,7 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from ..core import (
-    DataError, DownloadError, atomic_path, cache_folder, check_range, check_whole, stream_seed)
+    DataError, DownloadError, WriteError, cache_folder, check_range, check_whole,
+    stream_seed, sweep, temporary_name)
 from .bodies import HEAD, PAW, Scene, Solid, pose_pet
 from .breeds import BREEDS, Breed, breed_traits
 from .coats import paint
@@ -27,6 +30,7 @@ from .faces import Face, draw_face
 from .scenes import (
     PLACES, Stage, backdrop, draw_fur, draw_light, illuminate, obstruct, photograph, strew)
 from .shapes import sculpt, skin_of
+from ..writing import check_writable, whole_file
 
 # %% ../../nbs/080_pets.ipynb #760285bf
 def _individual(breed: Breed, rng: np.random.Generator) -> Breed:
@@ -127,10 +131,13 @@ def draw_pet(
 # %% ../../nbs/080_pets.ipynb #14f1d224
 def _save_image(image: Image.Image, path: Path) -> None:
     "Write a JPEG beside its folder and move it in, so that the folder holds whole files only."
-    temporary = path.parent.parent / f".{os.getpid()}-{path.name}"
+    temporary = path.parent.parent / temporary_name(".jpg")
     try:
         image.save(temporary, "JPEG", quality=88)
         os.replace(temporary, path)
+    except OSError as error:
+        raise WriteError(f"{path}: could not be written ({error.strerror or error}); is the "
+                         "disk full? Make room and ask again: what is drawn stays") from error
     finally: temporary.unlink(missing_ok=True)
 
 def _image_names(images_per_breed: int) -> list[tuple[str, int]]:
@@ -138,19 +145,26 @@ def _image_names(images_per_breed: int) -> list[tuple[str, int]]:
     return [(breed, number) for number in range(1, images_per_breed + 1) for breed in BREEDS]
 
 def _draw_missing(folder: str | Path, images_per_breed: int, seed: int, start: float = 0.0,
-                  backward: bool = False) -> None:
-    "Draw the images that are not there, from a place `start` (0 to 1) of the list on."
+                  backward: bool = False,
+                  wanted: Callable[[], bool] = lambda: True) -> None:
+    "Draw what is not there, from a place `start` (0 to 1) of the list on, while it is wanted."
     folder, names = Path(folder), _image_names(images_per_breed)
     first = int(start * len(names))
     order = names[first:] + names[:first]
     for breed, number in order[::-1] if backward else order:
         path = folder / f"{breed}_{number}.jpg"
+        if not wanted(): return
         if not path.exists(): _save_image(draw_pet(breed, number, seed), path)
 
 # %% ../../nbs/080_pets.ipynb #f4607ec9
-_HELPER = ("import sys; from petbook.drawing.pets import _draw_missing; "
-           "_draw_missing(sys.argv[1], *map(int, sys.argv[2:4]), float(sys.argv[4]), "
-           "sys.argv[5] == 'back')")
+_HELPER = "import sys; from petbook.drawing.pets import _help_draw; _help_draw(*sys.argv[1:])"
+
+def _help_draw(folder: str, images_per_breed: str, seed: str, start: str, way: str) -> None:
+    "Draw in a helper process, until all is drawn or the process that started it is gone."
+    watch = threading.Thread(target=os.read, args=(0, 1), daemon=True)
+    watch.start()
+    _draw_missing(folder, int(images_per_breed), int(seed), float(start), way == "back",
+                  watch.is_alive)
 
 def _start_helpers(folder: Path, images_per_breed: int, seed: int,
                    count: int) -> list[subprocess.Popen]:
@@ -158,12 +172,12 @@ def _start_helpers(folder: Path, images_per_breed: int, seed: int,
     paths = os.pathsep.join(path for path in sys.path if path)
     # one thread each: numpy's own threads would only take the cores from one another
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     places = [(str((helper + 1) / count), "back") if helper % 2
               else (str(helper / count), "on") for helper in range(count)]
     command = [sys.executable, "-c", _HELPER, str(folder), str(images_per_breed), str(seed)]
-    return [subprocess.Popen([*command, *place], **quiet, env=environment)
-            for place in places]
+    return [subprocess.Popen([*command, *place], stdin=subprocess.PIPE, **quiet,
+                             env=environment) for place in places]
 
 def _watch(helpers: list[subprocess.Popen], folder: Path, total: int) -> None:
     "Wait for the helpers and show how far they are."
@@ -211,15 +225,17 @@ def _draw_together(root: Path, images_per_breed: int, seed: int, workers: int) -
     finally:
         for helper in helpers: helper.terminate()
         for helper in helpers: helper.wait()
-        for helper in helpers:  # what one of them was writing when it was stopped
-            for left in root.glob(f".{helper.pid}-*"): left.unlink(missing_ok=True)
+        for helper in helpers: helper.stdin.close()
+        sweep(root)  # what one of them was writing when it was stopped
 
 def _draw_pets(base: Path, images_per_breed: int, seed: int, workers: int | None) -> Path:
     "Draw the data set, or finish it, or find it whole; returns its folder."
     check_whole("images_per_breed", images_per_breed, 1, 10_000)
     root = base / f"sketch-{DRAWING}-{images_per_breed}-{seed}"
-    (root / "images").mkdir(parents=True, exist_ok=True)
     if _is_whole(root): return root
+    check_writable(root)
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    sweep(root)
     _drop_damaged(root)
     missing = len(BREEDS) * images_per_breed - len(os.listdir(root / "images"))
     if workers is None: workers = min(os.cpu_count() or 1, 1 + missing // 100)
@@ -227,7 +243,7 @@ def _draw_pets(base: Path, images_per_breed: int, seed: int, workers: int | None
     _draw_together(root, images_per_breed, seed, 0 if alone else max(workers, 1))
     names = [f"{breed}_{number}.jpg" for breed, number in _image_names(images_per_breed)]
     sizes = {name: (root / "images" / name).stat().st_size for name in names}
-    with atomic_path(root / "pictures.json") as temporary:
+    with whole_file(root / "pictures.json") as temporary:
         temporary.write_text(json.dumps(sizes))
     return root
 
@@ -273,6 +289,16 @@ def _check_folder(folder: Path) -> Path:
                     f"ends in {', '.join(_SUFFIXES)}")
 
 # %% ../../nbs/080_pets.ipynb #b98841c7
+def _base_folder(folder: str | Path | None) -> Path:
+    "Where data sets are kept; the folder is made if need be."
+    try:
+        base = cache_folder() if folder is None else Path(folder).expanduser()
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{error.filename}: this folder cannot be made ({error.strerror}); "
+                         "give get_pets another one, or set PETBOOK_HOME") from error
+    return base
+
 def get_pets(
     # "sketch" (drawn here), "oxford" (downloaded), or a folder of images of your own
     name: str | Path = "sketch",
@@ -285,10 +311,9 @@ def get_pets(
 ) -> Path:  # the folder; what petbook draws or downloads is in its `images/`
     """Get a data set of pets, and keep it; an interrupted drawing is finished.
 
-    Raises `DataError` for a folder without images, and `DownloadError` if Oxford-IIIT Pet
-    cannot be fetched."""
+    Raises `DataError` for a folder without images, `DownloadError` if Oxford-IIIT Pet cannot
+    be fetched, and `WriteError` if nothing can be written."""
     if name not in ("sketch", "oxford"): return _check_folder(Path(name).expanduser())
-    base = cache_folder() if folder is None else Path(folder).expanduser()
-    base.mkdir(parents=True, exist_ok=True)
+    base = _base_folder(folder)
     if name == "oxford": return _fetch_oxford(base)
     return _draw_pets(base, images_per_breed, seed, workers)

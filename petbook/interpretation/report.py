@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from markupsafe import Markup
 
-from ..core import DataError, atomic_path, check_choice
+from ..core import DataError, check_choice
 from ..display import escape, image_html, table_html, to_html
 from .confusion import similarity_order
 from .scores import (
@@ -23,6 +23,7 @@ from .interpretation import (
 from .heatmaps import grad_cam_images
 from .page import figure_svg, html_page, new_chart
 from .charts import losses_svg, lr_find_svg, lr_svg
+from ..writing import whole_file
 
 # %% ../../nbs/750_report.ipynb #b1849281
 def _breakable(name: str) -> Markup:
@@ -340,5 +341,5 @@ def write_report(
     parts = {name: _SECTIONS[name][1](source) for name in chosen}
     headings = {name: _SECTIONS[name][0] for name in chosen if parts[name]}
     page = html_page(title, parts, headings)
-    with atomic_path(file) as temporary: temporary.write_text(page, encoding="utf-8")
+    with whole_file(file) as temporary: temporary.write_text(page, encoding="utf-8")
     return Path(file)

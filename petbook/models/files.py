@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from ..core import ModelFileError, atomic_path
+from ..core import ModelFileError
 from ..losses.functions import activate
+from ..writing import whole_file
 
 if TYPE_CHECKING: from petbook.training.trainer import Trainer
 
@@ -60,7 +61,9 @@ def write_model_file(
     manifest: dict,  # what the file says about itself, JSON-able
     tensors: dict[str, Tensor],  # the weights by name, on any device
 ) -> Path:  # the file
-    "Write a manifest and weights as one safetensors file: same input, same bytes."
+    """Write a manifest and weights as one safetensors file: same input, same bytes.
+
+    Raises `WriteError` if the file cannot be written."""
     # clones, because tied weights share memory and safetensors refuses that
     tensors = {name: tensor.detach().cpu().contiguous().clone()
                for name, tensor in tensors.items()}
@@ -71,7 +74,7 @@ def write_model_file(
     envelope = {"format_version": FORMAT_VERSION, "sha256": model_digest(manifest, tensors),
                 "manifest": manifest}
     metadata = {"petbook": json.dumps(envelope, sort_keys=True, allow_nan=False)}
-    with atomic_path(file) as temporary: save_file(tensors, temporary, metadata=metadata)
+    with whole_file(file) as temporary: save_file(tensors, temporary, metadata=metadata)
     return Path(file)
 
 # %% ../../nbs/660_model_files.ipynb #31f0ab17

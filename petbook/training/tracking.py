@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import atomic_path, check_choice, check_range, check_whole
+from ..core import check_choice, check_range, check_whole
 from .events import Callback
+from ..writing import whole_file
 
 # %% ../../nbs/560_tracking.ipynb #69fe44fd
 def _lower_is_better(monitor: str, comp: Callable | None) -> bool:
@@ -152,7 +153,7 @@ class CSVLogger(Callback):
         file, table = trainer.path / self.fname, trainer.recorder.table
         if self.earlier is None:
             self.earlier = file.read_text() if self.append and file.exists() else ""
-        with atomic_path(file) as temporary, open(temporary, "w", newline="") as stream:
+        with whole_file(file) as temporary, open(temporary, "w", newline="") as stream:
             stream.write(self.earlier)
             writer = csv.DictWriter(stream, table.columns, lineterminator="\n")
             if self.earlier.partition("\n")[0] != ",".join(table.columns): writer.writeheader()
