@@ -9,6 +9,7 @@ __all__ = ['Batch', 'LoaderPosition', 'finish_batch', 'first_few', 'warn_of_skip
 # %% ../../nbs/350_loaders.ipynb #7e6ffbcc
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -126,10 +127,11 @@ def read_pass(
 ) -> Iterator[Batch]:  # x, y and the items' positions
     "Read the batches from the loader's position to the end of its epoch."
     epoch, first = loader.position.begin_pass()
-    for done, raw in enumerate(fetch(loader, loader.plan(epoch)[first:]), first + 1):
-        loader.position.count(done)
-        batch = finish_batch(loader, raw)
-        if batch is not None: yield batch
+    with closing(fetch(loader, loader.plan(epoch)[first:])) as batches:
+        for done, raw in enumerate(batches, first + 1):
+            loader.position.count(done)
+            batch = finish_batch(loader, raw)
+            if batch is not None: yield batch
     warn_of_skipped(loader)
     loader.position.end_pass(epoch + loader.fitting)
 

@@ -8,6 +8,7 @@ __all__ = ['pooled_features', 'fit_logistic', 'even_folds', 'solve_probe', 'Prob
 # %% ../../nbs/640_probe.ipynb #711db290
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import DataError, isolated_randomness
+from ..training.batches import every_batch
 from ..training.optimizers import autocast
 from .cutting import Body, evaluation_mode
 from .heads import create_head, replace_head
@@ -49,8 +51,8 @@ def pooled_features(
     "Send a loader's images through the body once, and pool the result. Raises `DataError`."
     body, pool, rows = trainer.model[0], _bare_head(trainer.model, 1)[:-1], []
     with (isolated_randomness(trainer.seed, "validate"), evaluation_mode(trainer.model),
-          torch.no_grad()):
-        for batch in dl.batches() if hasattr(dl, "batches") else dl:
+          torch.no_grad(), closing(every_batch(dl)) as batches):
+        for batch in batches:
             x, y, _ = trainer.to_device(batch)
             with autocast(trainer.device, trainer.precision): features = pool(body(x))
             rows.append((features.float().cpu(), y.cpu()))

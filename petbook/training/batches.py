@@ -90,10 +90,10 @@ def set_loader_state(
 # %% ../../nbs/505_batches.ipynb #9c70a6fc
 def every_batch(
     loader: Iterable | None,  # petbook's loader, any iterable of batches, or None
-) -> Iterable:
+) -> Iterator:  # to be closed when it is left early
     "The batches of a pass without learning."
-    if loader is None: return ()
-    return loader.batches() if own_loader(loader) else loader
+    if loader is None: return
+    yield from loader.batches() if own_loader(loader) else loader
 
 # %% ../../nbs/505_batches.ipynb #e09a917a
 def count_batches(
@@ -129,7 +129,7 @@ def numbered_batches(
     ours, number = own_loader(loader), _open_pass(loader, epoch, first)
     if first >= len(loader): return
     reseed_for(number)
-    batches = iter(every_batch(loader))
+    batches = every_batch(loader)
     try:
         while (batch := next(batches, None)) is not None:
             # a batch of which nothing could be read was left out
@@ -139,4 +139,4 @@ def numbered_batches(
             if not ours: reseed_for(number)
     finally:
         # a pass that is left early must not linger and move the loader later
-        if hasattr(batches, "close"): batches.close()
+        batches.close()

@@ -83,8 +83,9 @@ def run_validate(
         evaluation.add(trainer.pred, trainer.y, trainer.loss)
 
     trainer.model.eval()
-    with torch.no_grad():
-        for batch in every_batch(trainer.dls.valid if dl is None else dl):
+    every = every_batch(trainer.dls.valid if dl is None else dl)
+    with torch.no_grad(), closing(every) as batches:
+        for batch in batches:
             trainer.x, trainer.y, trainer.items = trainer.to_device(batch)
             trainer.within("batch", evaluate)
     trainer.results = evaluation.results()

@@ -8,7 +8,7 @@ __all__ = ['kept_mode', 'without_reduction', 'get_preds', 'validate']
 # %% ../../nbs/545_predicting.ipynb #44205378
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 
 import torch
@@ -63,11 +63,11 @@ def get_preds(
     """Predict a loader in its own order.
 
     Probabilities are the loss function's activation of the logits."""
+    every = every_batch(trainer.dls.valid if dl is None else dl)
     with (isolated_randomness(trainer.seed, "validate"), kept_mode(trainer.model),
-          torch.no_grad()):
+          torch.no_grad(), closing(every) as batches):
         trainer.model.eval()
-        parts = [_predict_batch(trainer, batch, with_loss)
-                 for batch in every_batch(trainer.dls.valid if dl is None else dl)]
+        parts = [_predict_batch(trainer, batch, with_loss) for batch in batches]
     trainer.x = trainer.y = trainer.pred = None
     joined = [None if any(one is None for one in part) else torch.cat(part)
               for part in zip(*parts)] or [None] * 4
