@@ -6,11 +6,12 @@
 __all__ = ['describe_value', 'label_items', 'explain_unlabelled', 'drop_unlabelled', 'split_items', 'unassigned_positions',
            'Datasets', 'split_vocab', 'build_datasets']
 
-# %% ../../nbs/370_building.ipynb #ef46d5ff
+# %% ../../nbs/370_building.ipynb #7ca2ca2e
 import sys
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import DataError
+from .files import PathList
 from .labels import CategoryBlock, callable_name, encode_labels
+from .layouts import crossed_split
 from .items import class_counts, find_items, take_items
 from .datasets import ImageDataset
+from .twins import warn_of_twins
 
 if TYPE_CHECKING:
     from petbook.images.stage import ItemStage
@@ -199,7 +203,19 @@ def _warn_of_unseen(counts: dict[str, tuple[int, int]]) -> None:
                   f"items): {', '.join(unseen[:5])}{' …' if len(unseen) > 5 else ''}; "
                   "StratifiedSplitter puts some of each class on both sides", stacklevel=5)
 
-# %% ../../nbs/370_building.ipynb #9b73ae42
+# %% ../../nbs/370_building.ipynb #2b74cc71
+def _warn_of_odd_items(data: Datasets) -> None:
+    "Warn of a ready-made split that is crossed, of twins and of files listed twice."
+    sides = data.train, data.valid
+    sources = [*data.train.items, *data.valid.items] if not all(
+        isinstance(side.items, PathList) for side in sides
+    ) else PathList(chain(data.train.items, data.valid.items))
+    labels = [data.vocab[target] for side in sides for target in side.targets.tolist()]
+    if said := crossed_split(data.train.items, data.valid.items):
+        warnings.warn(said, stacklevel=5)
+    warn_of_twins(sources, labels, [True] * len(data.train) + [False] * len(data.valid))
+
+# %% ../../nbs/370_building.ipynb #82f85289
 def build_datasets(
     # whose functions to use: get_items, get_y, label, splitter, blocks and sources
     block: "DataBlock",
@@ -227,4 +243,5 @@ def build_datasets(
 
     data = Datasets(make(sides[0], True), make(sides[1], False), vocab, left_out)
     _warn_of_unseen(data.counts)
+    _warn_of_odd_items(data)
     return data
