@@ -205,7 +205,7 @@ def read_batch(
     if prepare_only: return RawBatch(good, None, torch.empty(0), failed, images)
     return _stack_batch(dataset, good, images, failed)
 
-# %% ../../nbs/340_datasets.ipynb #79d0a3df
+# %% ../../nbs/340_datasets.ipynb #66c5b6ce
 def finish_prepared(
     dataset: ImageDataset,  # its cache is to be filled
     raw: RawBatch,  # from a worker that prepared only
@@ -213,6 +213,7 @@ def finish_prepared(
     "Keep what a worker prepared, and do the random half here."
     for prepared in filter(None, raw.prepared):
         entry, image = prepared
-        dataset.cache.put(entry, bytes_to_image(image))
+        dataset.cache.put(entry, bytes_to_image(image), for_now=True)
     finished = read_batch(dataset, raw.keys)
+    dataset.cache.let_go()
     return replace(finished, failed=raw.failed + finished.failed)
