@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['resolve', 'find_folder', 'load_data', 'known_labels']
 
-# %% ../../nbs/883_folders.ipynb #b2f43bc8
+# %% ../../nbs/883_folders.ipynb #c0a127a9
 import dataclasses
 import re
 from collections import Counter
@@ -14,9 +14,11 @@ from pathlib import Path
 
 from ..augmentation.stage import aug_transforms
 from .settings import TrainSettings
-from ..core import check_choice, check_range, check_whole
+from ..core import DataError, check_choice, check_range, check_whole
 from ..data.block import DataBlock
+from ..data.caches import FolderCache, MemoryCache
 from ..data.dataloaders import DataLoaders
+from ..data.files import get_image_files
 from ..data.labels import CategoryBlock, ImageBlock
 from ..data.layouts import Layout, read_layout
 from ..data.splits import IndexSplitter, StratifiedSplitter
@@ -51,6 +53,22 @@ def find_folder(
     path = get_pets(data, **drawn)
     return path / "images" if (path / "images").is_dir() else path
 
+# %% ../../nbs/883_folders.ipynb #07e9ba62
+_NOTES = re.compile(r"annotations?|labels?|masks?|segmentations?|trimaps?|xmls?",
+                    re.IGNORECASE)
+
+def _beside_images(folder: Path, data: str | Path) -> list[str]:
+    "What is left out beside the folder `images`. Raises `DataError` if it may be a class."
+    if str(data) in ("sketch", "oxford") or folder == Path(data): return []
+    names = {file.relative_to(data).parts[0] for file in get_image_files(data)} - {"images"}
+    if not names: return []
+    others = sorted(name for name in names if not _NOTES.fullmatch(name))
+    if others:
+        raise DataError(f"cannot tell the data: {data} holds images in 'images' and beside it "
+                        f"({', '.join(map(repr, others[:3]))}); give --data {folder} for that "
+                        "folder alone, or rename it if it is a class")
+    return [f"left out  what lies beside 'images': {', '.join(sorted(names))}"]
+
 # %% ../../nbs/883_folders.ipynb #42ee611c
 def _validation_line(targets: Sequence[int], train: int, ready: bool) -> str:
     "How many images there are to train and to validate on, by class."
@@ -72,7 +90,21 @@ def _block(settings: TrainSettings, layout: Layout) -> DataBlock:
                      batch_tfms=aug_transforms(size=settings.size, min_scale=0.75),
                      seed=settings.seed)
 
-# %% ../../nbs/883_folders.ipynb #bc645a38
+# %% ../../nbs/883_folders.ipynb #c3a9c548
+def _cache_line(count: int, presize: int, cache: MemoryCache | FolderCache | None) -> str:
+    "Where prepared images are kept, and whether all will fit."
+    if cache is None: return "cache     none: every epoch opens every image"
+    need = 3 * presize * (presize * 4 // 3) * count
+    def size(count): return f"{count / 1e9:.1f} GB" if count > 1e8 else f"{count / 1e6:.1f} MB"
+
+    total = f"about {size(need)} of prepared images"
+    if isinstance(cache, FolderCache): return f"cache     {total} in {cache.folder}"
+    if cache.limit is None or need <= cache.limit: return f"cache     {total}, in memory"
+    return (f"cache     {size(cache.limit)} in memory, half of what is free, of "
+            f"{total}; "
+            "the others are opened in every epoch (--cache FOLDER keeps them all)")
+
+# %% ../../nbs/883_folders.ipynb #0220dff0
 def load_data(
     settings: TrainSettings,  # what was asked for
     report: Callable[[str], None] = print,  # called with each line of news
@@ -81,12 +113,14 @@ def load_data(
     settings = resolve(settings)
     folder = rank0_first(find_folder, settings.data, settings.images_per_breed)
     layout = read_layout(folder, settings.labels, settings.split)
-    for line in layout.lines: report(line)
-    dls = _block(settings, layout).dataloaders(layout.files, bs=settings.bs, cache="memory",
+    for line in [*_beside_images(folder, settings.data), *layout.lines]: report(line)
+    cache = None if settings.cache == "none" else settings.cache
+    dls = _block(settings, layout).dataloaders(layout.files, bs=settings.bs, cache=cache,
                                                num_workers=settings.workers,
                                                on_error=settings.on_error)
     train, valid = len(dls.train.dataset.items), dls.valid.dataset.targets.tolist()
     report(_validation_line(valid, train, layout.valid is not None))
+    report(_cache_line(train + len(valid), settings.presize, dls.train.dataset.cache))
     return dls, layout.test
 
 # %% ../../nbs/883_folders.ipynb #4fd99fec

@@ -17,7 +17,7 @@ def option(
     "Make a field of a settings class that carries its own help."
     return dataclasses.field(default=default, metadata={"help": words})
 
-# %% ../../nbs/880_settings.ipynb #8d060152
+# %% ../../nbs/880_settings.ipynb #3d8d1a3a
 @dataclass
 class TrainSettings:
     "What `petbook train` is asked for; each field is an option of the command."
@@ -56,6 +56,8 @@ class TrainSettings:
     precision: str = option("auto", "'auto', 'fp32', 'bf16' or 'fp16'")
     images_per_breed: int = option(20, "drawn images per breed, with --data sketch")
     workers: int | None = option(None, "loader processes; left out, petbook chooses")
+    cache: str = option("auto", "where prepared images are kept: 'auto' (memory, half of what "
+                                "is free at most), 'memory' (all), 'none', or a folder")
     on_error: str = option("raise", "what to do with an image that cannot be read: 'raise' or "
                                     "'skip'")
     compare: bool | None = option(None,

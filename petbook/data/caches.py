@@ -88,11 +88,10 @@ def _groups(membership: Path, root: Path) -> list[Path]:
         found += [top / part for part in (here, *here.parents)]
     return found
 
-# %% ../../nbs/335_caches.ipynb #40cd5128
+# %% ../../nbs/335_caches.ipynb #25fc868e
 def free_memory(
-    # where the system lists the groups of this process, and the groups themselves
-    membership: str | Path = "/proc/self/cgroup",
-    groups: str | Path = "/sys/fs/cgroup",
+    membership: str | Path = "/proc/self/cgroup",  # lists the groups of this process
+    groups: str | Path = "/sys/fs/cgroup",  # holds a folder for each group
 ) -> int:  # bytes; where the system does not say it, a quarter of the machine's memory
     "Measure how much memory this process may still use: the machine's, and its container's."
     available = _number(Path("/proc/meminfo"), "MemAvailable:")

@@ -67,10 +67,12 @@ def folder_layout(
     layout = read_layout(path, labels, split)
     if needs_split and layout.valid is None:
         found = sorted({file.relative_to(path).parts[0]
-                        for file in (*layout.files, *layout.test) if file.parent != Path(path)})
+                        for file in (*layout.files,
+                                     *layout.test) if file.parent != Path(path)})
         shown = ", ".join(map(repr, found[:5])) + ", …" * (len(found) > 5)
         raise DataError(f"{path} has no ready-made split (train and valid, or the like); "
-                        f"{f'its folders are {shown}' if found else 'it has no folders'}. Give "
+                        f"{f'its folders are {shown}' if found else 'it has no folders'}. "
+                        "Give "
                         "valid_pct=0.2 to split at random, or the names of the folders to "
                         "train and to validate on: train='…', valid='…'")
     for line in layout.lines:

@@ -173,7 +173,8 @@ def get_image_files(
     files, others = _list_files(Path(path), sorted(image_suffixes), recurse, folders, True)
     cut = [suffix for suffix in others if _CUT_NAME.search(suffix)]
     if cut:
-        warnings.warn(f"left out {sum(others[suffix] for suffix in cut)} files of {path} whose "
+        warnings.warn(f"left out {sum(others[suffix] for suffix in cut)} files of {path} "
+                      "whose "
                       f"names go on after the suffix of an image, as in {cut[0]!r}; rename "
                       "them if they are images", stacklevel=2)
     return files

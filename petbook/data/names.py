@@ -24,7 +24,8 @@ def split_role(
 
 # %% ../../nbs/323_names.ipynb #65e49b5b
 _NAMED = r"^(.+)_\d+\.\w+$"
-_CAMERA = set("burst capture cimg dcim dji download dsc dscf dscn fb file gopr hpim image imag "
+_CAMERA = set("burst capture cimg dcim dji download dsc dscf dscn fb file gopr hpim image "
+              "imag "
               "img imgp mg mvi mvimg p page photo pic picture pxl received sam scan "
               "screenshot signal snapshot telegram unnamed untitled vid webcam "
               "whatsapp".split())

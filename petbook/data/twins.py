@@ -30,7 +30,8 @@ def twin_classes(
 ) -> list[list]:  # groups of two and more labels that differ in their spelling only
     "Group labels whose spelling alone differs."
     groups: dict[str, list] = {}
-    for label in dict.fromkeys(labels): groups.setdefault(spelling_key(label), []).append(label)
+    for label in dict.fromkeys(labels):
+        groups.setdefault(spelling_key(label), []).append(label)
     return [group for group in groups.values() if len(group) > 1]
 
 # %% ../../nbs/368_twins.ipynb #8cef6ae4
@@ -74,7 +75,8 @@ def describe_twins(
         said.append(" and ".join(
             f"{_shown(label, group)} ({counts[label]}, the first is {items[first[label]]})"
             for label in group))
-        names |= {_shown(label, group): _shown(best, group) for label in group if label != best}
+        names |= {_shown(label, group): _shown(best, group) for label in group
+                  if label != best}
     merged = ", ".join(f"{label}: {best}" for label, best in list(names.items())[:5])
     return (f"{len(groups)} class{'es' * (len(groups) > 1)} in several spellings: "
             f"{'; '.join(said[:5])}{' …' * (len(said) > 5)}. Rename their folders or labels "
