@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Prediction', 'as_prediction', 'list_items', 'open_ahead', 'answer_batch', 'augmented_probabilities', 'Predictor',
-           'rebuild_stages', 'load_learner']
+           'rebuild_stages', 'try_predictor', 'load_learner']
 
-# %% ../../nbs/800_predictor.ipynb #d9d1b3c2
+# %% ../../nbs/800_predictor.ipynb #945e926d
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ..core import (
@@ -24,6 +25,7 @@ from ..images.stage import ItemStage, from_config as item_stage_from_config
 from ..augmentation.stage import BatchStage
 from ..data.files import get_image_files
 from ..training.optimizers import autocast, choose_precision
+from ..models.schema import quote
 from ..models.rebuilding import fill_model, read_checked, rebuild_model
 
 # %% ../../nbs/800_predictor.ipynb #d090289f
@@ -195,7 +197,7 @@ class Predictor:
         return (f"{type(self).__name__}({len(self.vocab)} classes, "
                 f"{type(self.model).__name__}, {self.device}, {self.precision})")
 
-# %% ../../nbs/800_predictor.ipynb #d127b949
+# %% ../../nbs/800_predictor.ipynb #ad2d8b41
 def rebuild_stages(
     manifest: dict,  # checked by `check_manifest`
     file: str | Path,  # for the message
@@ -211,10 +213,32 @@ def rebuild_stages(
     except (ModelFileError, AttributeError, KeyError, TypeError, ValueError,
             RecursionError) as error:
         raise ModelFileError(f"{file}: its transforms cannot be built again: "
-                             f"{error}") from error
+                             f"{quote(error, 180)}") from error
     return items, batches
 
-# %% ../../nbs/800_predictor.ipynb #04428fca
+# %% ../../nbs/800_predictor.ipynb #ad02866a
+def try_predictor(
+    predictor: Predictor,  # all of it from one file
+    size: Sequence[int],  # (height, width) that its network takes, as the file says
+    file: str | Path,  # for the message
+) -> None:
+    "Classify one grey image; raise `ModelFileError` if that fails or contradicts the file."
+    try:
+        image = predictor.item_stage(Image.new("RGB", (640, 480), (128, 128, 128)))[None]
+        taken = tuple(predictor.batch_stage(image.to(predictor.device)).shape[-2:])
+        if taken != tuple(size):
+            raise ValueError(f"it says that its network takes {quote(size)} pixels, but its "
+                             f"transforms make {taken} of an image")
+        answer = predictor(image)
+        if answer.shape != (1, len(predictor.vocab)):
+            raise ValueError(f"it answers with {tuple(answer.shape)} numbers")
+        as_prediction(answer[0], predictor.vocab)
+    except (MemoryError, torch.OutOfMemoryError): raise  # the machine's fault, not the file's
+    except Exception as error:
+        raise ModelFileError(f"{file}: its model cannot answer for one image "
+                             f"({quote(error, 180)}); export it again") from error
+
+# %% ../../nbs/800_predictor.ipynb #4470ad9f
 def load_learner(
     file: str | Path,  # a file that `export_learner` wrote
     # a network of your own to fill; None builds the one that the file names
@@ -228,10 +252,14 @@ def load_learner(
     batch_tfms: Callable | Sequence[Callable] | None = None,
 ) -> Predictor:
     "Make a `Predictor` from a file; raise `ModelFileError` if it is damaged or hostile."
-    manifest, tensors = read_checked(file)
+    header = read_checked(file)
+    manifest = header.manifest
     item_stage, batch_stage = rebuild_stages(manifest, file, item_tfms, batch_tfms)
-    if model is None: model = rebuild_model(manifest, tensors, file)
-    else: model = fill_model(model, manifest, tensors, file)
+    network = rebuild_model(header) if model is None else fill_model(model, header)
     if precision is None: precision = "fp32" if manifest["precision"] == "fp32" else "auto"
-    return Predictor(model, manifest["vocab"], item_stage, batch_stage, device, precision,
-                     manifest["activation"], manifest)
+    predictor = Predictor(network, manifest["vocab"], item_stage, batch_stage, device,
+                          precision, manifest["activation"], manifest)
+    # your own transforms may have reasons to refuse a grey image
+    if item_tfms is None and batch_tfms is None:
+        try_predictor(predictor, manifest["image_size"], file)
+    return predictor

@@ -9,7 +9,7 @@ __all__ = ['list_archs', 'find_arch', 'create_body', 'alexnet', 'convnext_tiny',
            'resnet50', 'resnet101', 'resnet152', 'squeezenet1_1', 'swin_t', 'swin_v2_t', 'vgg16_bn', 'vit_b_16',
            'wide_resnet50_2']
 
-# %% ../../nbs/620_backbones.ipynb #e612b13b
+# %% ../../nbs/620_backbones.ipynb #29a2aee5
 import difflib
 import inspect
 import os
@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models import (
     alexnet, convnext_base, convnext_small, convnext_tiny, densenet121, efficientnet_b0,
     efficientnet_b3, efficientnet_v2_s, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small,
@@ -243,7 +244,15 @@ def _build_own(
     facts = {key: getattr(network, key, None) for key in ("mean", "std")}
     return network, facts | {"size": None}
 
-# %% ../../nbs/620_backbones.ipynb #63b34fdc
+# %% ../../nbs/620_backbones.ipynb #31dffb56
+class _WeightsOnMeta(TorchFunctionMode):
+    "Give layers weights without memory, and let all other tensors be real."
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        where = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **(kwargs or {}) | where)
+
+# %% ../../nbs/620_backbones.ipynb #c8eb832e
 def _build(
     source: str,  # from `find_arch`
     builder: object,  # from `find_arch`
@@ -254,10 +263,12 @@ def _build(
     build = {"petbook": _build_petbook, "torchvision": _build_torchvision,
              "timm": _build_timm, "own": _build_own}[source]
     try: return build(builder, pretrained, weights)
-    # some of torchvision's cannot be built without memory (`torch.device("meta")`)
+    # some of torchvision's compute their widths with tensors, which meta tensors cannot
     except NotImplementedError:
-        with torch.device("cpu"): network, facts = build(builder, pretrained, weights)
-        return network.to(torch.empty(0).device), facts
+        if not torch.empty(0).is_meta: raise
+        with torch.device("cpu"), _WeightsOnMeta():
+            network, facts = build(builder, pretrained, weights)
+        return network.to("meta"), facts
 
 # %% ../../nbs/620_backbones.ipynb #7f30948b
 def create_body(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core import DownloadError, ModelFileError, atomic_path
 
-# %% ../../nbs/600_weights.ipynb #fc15a705
+# %% ../../nbs/600_weights.ipynb #dd62f36a
 def read_state(
     path: str | Path,  # a `.safetensors` file, or one of torch (`.pt`, `.pth`, `.bin`)
 ) -> dict[str, Tensor]:  # tensors by name
@@ -25,17 +25,24 @@ def read_state(
     path = Path(path)
     if not path.is_file(): raise ModelFileError(f"{path}: there is no such file of weights")
     try:
-        if path.suffix == ".safetensors": return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = (load_file(path) if path.suffix == ".safetensors"
+                 else torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
-        raise ModelFileError(f"{path}: not a readable file of weights ({error})") from error
+        raise ModelFileError(f"{path}: not a readable file of weights "
+                             f"({str(error)!r:.200})") from error
+    if isinstance(state, dict) and all(isinstance(one, Tensor) for one in state.values()):
+        return state
+    found = f"a {type(state).__name__}"
+    if isinstance(state, dict): found = f"a record of {', '.join(map(str, state))!r:.100}"
+    raise ModelFileError(f"{path}: expected tensors by name, as model.state_dict() gives "
+                         f"them, and found {found}; save the state_dict alone")
 
-# %% ../../nbs/600_weights.ipynb #13add697
+# %% ../../nbs/600_weights.ipynb #810f609b
 def _first_names(
     names: list[str],  # of tensors
 ) -> str:
     "The first three names, and a mark if there are more."
-    return f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+    return f"{repr(', '.join(names[:3]))[1:-1]:.120}{', …' if len(names) > 3 else ''}"
 
 # %% ../../nbs/600_weights.ipynb #ea673431
 def _misfits(
