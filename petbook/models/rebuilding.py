@@ -9,7 +9,7 @@ __all__ = ['MOST_WORK', 'check_manifest', 'check_work', 'plan_model', 'rebuild_m
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..core import ModelFileError, isolated_randomness

@@ -8,7 +8,6 @@ __all__ = ['ITEM_TRANSFORMS', 'BATCH_TRANSFORMS', 'ITEM_STAGE', 'BATCH_STAGE', '
            'Named', 'Anything', 'description', 'first_problem', 'pixel_problem', 'nesting', 'check_schema']
 
 # %% ../../nbs/655_schema.ipynb #4ed14767
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
