@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_stateless', 'ItemStage', 'from_config']
 
-# %% ../../nbs/140_item_stage.ipynb #4d36c93b
+# %% ../../nbs/140_item_stage.ipynb #7aee5847
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor
 from .. import core
 from ..core import Configured, ModelFileError
 from . import cropping, resizing
-from .opening import open_image, rgb_colour, rgb_tensor
+from .limits import pixel_limit
+from .opening import open_tensor
 from .transforms import (
     ForeignTransform, ItemTransform, TrainOnly, as_item_transforms)
+from .values import rgb_colour
 
 # %% ../../nbs/140_item_stage.ipynb #c5fc0a96
 def is_stateless(
@@ -27,7 +29,7 @@ def is_stateless(
     own = type(tfm).__module__.startswith("petbook.")
     return own and not isinstance(tfm, ForeignTransform)
 
-# %% ../../nbs/140_item_stage.ipynb #a7f85c6e
+# %% ../../nbs/140_item_stage.ipynb #e8ea13f0
 class ItemStage(Configured):
     "Open an image and run the item transforms on it: what a loader does for each file."
 
@@ -37,8 +39,12 @@ class ItemStage(Configured):
         tfms: Callable | Sequence[Callable] | None = None,
         # RGB, 0 to 255: what shows through where an image is transparent
         background: tuple[int, int, int] = (255, 255, 255),
+        # how many pixels of one image may be decoded; None: what `open_image` believes
+        max_pixels: int | None = None,
     ):
         self.tfms, self.background = as_item_transforms(tfms), rgb_colour(background)
+        pixel_limit(max_pixels)  # refuses what is no number of pixels
+        self.max_pixels = max_pixels
 
     def open(
         self,
@@ -47,7 +53,7 @@ class ItemStage(Configured):
     ) -> Tensor:  # uint8, (3, H, W)
         "Open an image, with no more pixels than the first transform needs."
         min_size = self.tfms[0].min_size if self.tfms else None
-        return rgb_tensor(open_image(source, min_size, self.background))
+        return open_tensor(source, min_size, self.background, self.max_pixels)
 
     def _prepared(self, source: object) -> Tensor:
         image = self.open(source)
@@ -95,7 +101,7 @@ class ItemStage(Configured):
     def for_validation(self) -> "ItemStage":
         "Give the same stage without what only training runs."
         return ItemStage([tfm for tfm in self.tfms if not isinstance(tfm, TrainOnly)],
-                         self.background)
+                         self.background, self.max_pixels)
 
     def config(self) -> dict:
         "Write the stage down as JSON holds it, for `from_config`."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_size', 'ItemTransform', 'ForeignTransform', 'as_item_transform', 'as_item_transforms', 'TrainOnly']
 
-# %% ../../nbs/110_transforms.ipynb #f464ab54
+# %% ../../nbs/110_transforms.ipynb #22b66395
 import inspect
 from collections.abc import Callable, Sequence
 
@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core import Configured, isolated_randomness, tensor_to_image
-from .opening import rgb_tensor, to_rgb
+from ..core import Configured, ImageError, isolated_randomness, tensor_to_image
+from .values import full_scale, rgb_tensor, to_rgb
 
 # %% ../../nbs/110_transforms.ipynb #93a97b2c
 def _what(image: object) -> str:
@@ -82,7 +82,7 @@ class ItemTransform(Configured):
         "Draw parameters and apply them."
         return self.apply(image, self.make_params(*image_size(image), generator))
 
-# %% ../../nbs/110_transforms.ipynb #d79a7605
+# %% ../../nbs/110_transforms.ipynb #5df1a3ef
 def _as_pixels(
     image: object,  # what a foreign transform gave back
     maker: object,  # that transform, for the message
@@ -98,10 +98,11 @@ def _as_pixels(
                          "must be (3, H, W)")
     if image.dtype == torch.uint8: return image.expand(3, -1, -1)
     low, high = image.min().item(), image.max().item()
-    if not image.is_floating_point() or not -1e-4 <= low <= high <= 1 + 1e-4:
-        raise ValueError(f"{maker!r} gave back {image.dtype} values from {low:g} to {high:g}; "
-                         "give uint8, or floats in [0, 1] (normalising belongs in batch_tfms)")
-    return (image.expand(3, -1, -1) * 255).round().clamp(0, 255).to(torch.uint8)
+    try: white = full_scale(image.dtype, low, high)
+    except ImageError as error:
+        raise ValueError(f"{maker!r} gave back a tensor: {error.reason} (normalising belongs "
+                         "in batch_tfms)") from None
+    return (image.expand(3, -1, -1) * (255 / white)).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../../nbs/110_transforms.ipynb #0fe9c95f
 class ForeignTransform(ItemTransform):
