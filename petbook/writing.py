@@ -53,4 +53,4 @@ def check_writable(
         raise WriteError(f"{folder}: {size / 2**20:,.0f} MB cannot be written there "
                          f"({error.strerror}); make room, or give another folder") from error
     finally:
-        if there.is_dir(): attempt.unlink(missing_ok=True)
+        if attempt.is_file(): attempt.unlink()

@@ -9,18 +9,24 @@ __all__ = ['choose_lr', 'fit', 'compare', 'train', 'predict', 'report_on']
 import csv
 import dataclasses
 import json
+import os
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from .folders import find_folder, known_labels, load_data, resolve
+from .runs import Run, stop_signals
 from .settings import TrainSettings
-from ..core import DataError, atomic_path, check_whole
+from ..core import DataError, WriteError, cache_folder, check_whole
 from ..data.dataloaders import DataLoaders
 from ..data.files import get_image_files
 from ..data.layouts import find_labels
+from ..data.workers import WorkerError
+from ..distributed.processes import gather, num_distrib
 from ..distributed.training import distrib_ctx
 from ..inference.predictor import load_learner
 from ..interpretation.interpretation import ClassificationInterpretation
@@ -28,6 +34,7 @@ from ..interpretation.report import write_report
 from ..losses.metrics import error_rate
 from ..models.learner import Learner, vision_learner
 from ..training.suggestions import minimum
+from ..writing import check_writable, whole_file
 
 # %% ../../nbs/886_jobs.ipynb #f3b0c6bf
 def choose_lr(
@@ -56,23 +63,33 @@ def _network_lines(settings: TrainSettings, learner: Learner) -> list[str]:
     return lines
 
 # %% ../../nbs/886_jobs.ipynb #a962f889
+def _room_needed(learner: Learner) -> int:
+    "Bytes of the weights, the same again for the best ones, a checkpoint, and a report."
+    tensors = learner.model.state_dict().values()
+    return 5 * sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 2**22
+
 def fit(
     settings: TrainSettings,  # what was asked for
     dls: DataLoaders,  # the data
     report: Callable[[str], None] = print,  # called with each line of news
+    run: Run | None = None,  # keeps checkpoints, and goes on from them
 ):  # (a trained learner, the result of `lr_find` or None)
     "Build the network, find a learning rate and fine-tune (from random weights: train)."
     learner = vision_learner(dls, settings.arch, metrics=error_rate,
                              pretrained=settings.pretrained, weights=settings.weights,
                              precision=settings.precision, seed=settings.seed)
     for line in _network_lines(settings, learner): report(line)
+    cbs, lr, found = None, settings.lr, None
+    if run is not None:
+        check_writable(run.folder, _room_needed(learner))
+        run.learner, cbs, lr = learner, run.callbacks, run.lr or settings.lr
     with distrib_ctx(learner):  # does nothing unless `torchrun` started several processes
-        lr, found = settings.lr, None
         if lr is None: lr, found = choose_lr(learner, report)
+        if run is not None: run.note_lr(lr)
         if settings.pretrained:
             learner.fine_tune(settings.epochs, lr, freeze_epochs=settings.freeze_epochs,
-                              head="probe" if settings.head == "probe" else None)
-        else: learner.fit_one_cycle(settings.epochs + settings.freeze_epochs, lr)
+                              head="probe" if settings.head == "probe" else None, cbs=cbs)
+        else: learner.fit_one_cycle(settings.epochs + settings.freeze_epochs, lr, cbs=cbs)
     return learner, found
 
 # %% ../../nbs/886_jobs.ipynb #e0f6c092
@@ -97,20 +114,28 @@ def _write_results(learner: Learner, folder: Path) -> None:
     "Write the results table, one row per epoch, as `results.csv`."
     rows = learner.recorder.rows
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_path(folder / "results.csv") as temporary:
+    with whole_file(folder / "results.csv") as temporary:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=names)
             writer.writeheader()
             writer.writerows(rows)
 
 # %% ../../nbs/886_jobs.ipynb #f9c5dda4
-def _fit_into(settings: TrainSettings, dls: DataLoaders, folder: Path, report: Callable):
-    "Fit, and leave no empty folder behind if that fails."
-    folder.mkdir(parents=True, exist_ok=True)
-    try: return fit(settings, dls, report)
-    except BaseException:
-        if not any(folder.iterdir()): folder.rmdir()
-        raise
+def _fit_on(run: Run, dls: DataLoaders, report: Callable):
+    "Fit; if a loader process is killed, go on from the last checkpoint with fewer of them."
+    while True:
+        try: return fit(run.settings, dls, report, run)
+        except WorkerError as error:
+            fewer = dls.train.num_workers // 2
+            # several processes would have to start anew together
+            if not dls.train.num_workers or not run.alone: raise
+            reason = str(error).partition(";")[0]
+            report(f"note      {reason}; going on from the last checkpoint with {fewer} in "
+                   f"place of {dls.train.num_workers}. If it happens again: a smaller --bs, "
+                   f"or --workers {fewer}")
+        for loader in (dls.train, dls.valid): loader.num_workers, loader.reader = fewer, None
+        run.resume = True
+        run.begin_callbacks()
 
 # %% ../../nbs/886_jobs.ipynb #ef6f364c
 def _error_line(name: str, interpretation: ClassificationInterpretation, kind: str) -> str:
@@ -131,39 +156,83 @@ def _test_error(learner: Learner, test: Sequence[Path], report: Callable) -> flo
 # %% ../../nbs/886_jobs.ipynb #b45db372
 def _leave_results(settings: TrainSettings, learner: Learner, folder: Path) -> None:
     "The settings, the model and the table."
-    with atomic_path(folder / "settings.json") as temporary:
+    learner.export(folder / "model.safetensors")
+    with whole_file(folder / "settings.json") as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(settings), indent=1),
                              encoding="utf-8")
-    learner.export(folder / "model.safetensors")
     _write_results(learner, folder)
 
+def _other_places(name: str) -> Iterator[Path]:
+    "Where results are kept if their own folder cannot be written to any more."
+    try: yield cache_folder("kept") / f"{name}-{os.getpid()}"
+    except OSError: pass  # not there either
+    yield Path(tempfile.gettempdir()) / "petbook" / f"{name}-{os.getpid()}"
+
+def _leave_somewhere(settings: TrainSettings, learner: Learner, folder: Path,
+                     report: Callable = print) -> Path:
+    "Write the results to their folder, or else where there is room; returns where."
+    problem = None
+    for place in (folder, *_other_places(folder.name)):
+        try: _leave_results(settings, learner, place)
+        except WriteError as error:
+            problem = problem or error
+            continue
+        if problem is not None:
+            report(f"note      {problem}")
+            report(f"kept      the results are in {place}; make room, then copy them: "
+                   f"cp {place}/* {folder}/")
+        return place
+    raise problem
+
 # %% ../../nbs/886_jobs.ipynb #2b455dc8
+def _judge(run: Run, learner: Learner, found, place: Path, report: Callable) -> dict:
+    "Say the error, compare, and write the report."
+    settings, interpretation = run.settings, ClassificationInterpretation.from_learner(learner)
+    report(_error_line("error", interpretation, "validation"))
+    random_error = compare(settings, learner.dls, report)
+    notes = dataclasses.asdict(settings)
+    if random_error is not None: notes["error from random weights"] = f"{random_error:.1%}"
+    write_report(interpretation, place / "report.html", learner=learner, lr_find=found,
+                 title=f"{settings.arch} on {Path(settings.data).name}", settings=notes)
+    return {**interpretation.error()._asdict(), "error": interpretation.error().value,
+            "folder": place, "elsewhere": place != run.folder, "random_error": random_error}
+
+def _train_in(run: Run, report: Callable) -> dict:
+    "Do the main job in a run's folder."
+    dls, test = load_data(run.settings, report)
+    if not run.alone: gather(str(run.folder))  # the others train on checkpoints in it
+    run.begin(dls, report)
+    learner, found = _fit_on(run, dls, report)
+    place = _leave_somewhere(run.settings, learner, run.folder, report)
+    result = _judge(run, learner, found, place, report)
+    return result | {"test_error": _test_error(learner, test, report)}
+
 def train(
     settings: TrainSettings,  # what is asked for
     report: Callable[[str], None] = print,  # called with each line of news
-    # folder, error, low, high, test_error, random_error (None where not measured), seconds
+    resume: bool = False,  # go on with the unfinished run in the folder `settings.out`?
+    # folder, elsewhere (not the folder asked for?), error, low, high, test_error and
+    # random_error (None where not measured), seconds
 ) -> dict:
-    "Do the main job, and leave the model, a table and a report in a folder."
-    started = time.perf_counter()
-    settings = resolve(settings)
-    dls, test = load_data(settings, report)
+    """Do the main job, and leave the model, a table and a report in a folder.
+
+    Ctrl-C and SIGTERM leave the best model so far, and raise `KeyboardInterrupt`."""
+    started, settings = time.perf_counter(), resolve(settings)
     folder = Path(settings.out or time.strftime("runs/%Y-%m-%d_%H-%M-%S"))
-    learner, found = _fit_into(settings, dls, folder, report)
-    _leave_results(settings, learner, folder)
-    interpretation = ClassificationInterpretation.from_learner(learner)
-    report(_error_line("error", interpretation, "validation"))
-    random_error = compare(settings, dls, report)
-    notes = dataclasses.asdict(settings)
-    if random_error is not None: notes["error from random weights"] = f"{random_error:.1%}"
-    write_report(interpretation, folder / "report.html", learner=learner, lr_find=found,
-                 title=f"{settings.arch} on {Path(settings.data).name}", settings=notes)
-    test_error = _test_error(learner, test, report)
+    check_writable(folder)
+    with stop_signals() as request:
+        run = Run(folder, settings, request, resume, alone=num_distrib() == 1)
+        try: result = _train_in(run, report)
+        except BaseException as error:
+            leave = partial(_leave_somewhere, settings, report=report)
+            run.break_off(isinstance(error, KeyboardInterrupt), leave, report)
+            raise
+        run.finish()
     seconds = time.perf_counter() - started
-    report(f"wrote     {folder}/: model.safetensors, results.csv, settings.json, report.html")
+    report(f"wrote     {result['folder']}/: model.safetensors, results.csv, settings.json, "
+           "report.html")
     report(f"took      {seconds // 60:.0f} min {seconds % 60:02.0f} s")
-    return {**interpretation.error()._asdict(), "error": interpretation.error().value,
-            "folder": folder, "test_error": test_error, "random_error": random_error,
-            "seconds": seconds}
+    return result | {"seconds": seconds}
 
 # %% ../../nbs/886_jobs.ipynb #f4c0cd90
 def _answer(predictor, file: Path, top: int) -> dict:

@@ -33,7 +33,7 @@ def read_tensors(
         if file.suffix == ".safetensors": return load_file(str(file))
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        reason = f"{type(error).__name__}: {str(error)}".splitlines()[0]
         raise ModelFileError(f"{file}: cannot be read as a model file ({reason})") from error
 
 # %% ../../nbs/540_checkpoints.ipynb #14effa84

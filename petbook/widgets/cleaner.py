@@ -312,7 +312,7 @@ class ImageClassifierCleaner(Explorer):
 
     def undo(self) -> list[dict]:  # rows of the log, the last one first
         "Undo the last `apply()`, or the one before."
-        undone = undo_changes(self.log)
+        undone = undo_changes(self.log, [self.root, self.folder])
         follow_changes(self.plan, undone, back=True)
         return undone
 

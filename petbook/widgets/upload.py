@@ -6,6 +6,7 @@
 __all__ = ['answer_bars', 'result_html', 'UploadClassifier', 'upload_and_classify']
 
 # %% ../../nbs/850_upload.ipynb #1438b51a
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def _classify_files(classifier, files: Sequence[dict]) -> None:
         try: classifier.classify(file["content"], file["name"])
         except Exception as error:
             words = f"the classifier failed: {type(error).__name__}: {error}"
-            classifier.results.insert(0, {"name": file["name"], "error": words})
+            classifier.answers.insert(0, (time.monotonic(), {"name": file["name"],
+                                                             "error": words}))
 
 # %% ../../nbs/850_upload.ipynb #cb1c60cb
 def _upload_view(classifier):
@@ -124,12 +126,15 @@ class UploadClassifier(Explorer):
         predictor,
         top: int = 5,  # classes shown for each photograph
         image_size: int = 220,  # pixels of the image's longer side
+        keep: int = 20,  # so many answers are kept, with their small images
+        minutes: float = 30,  # and none for longer than this
     ):
         if isinstance(predictor, (str, Path)): predictor = load_learner(predictor)
         self.predictor, self.top, self.image_size = predictor, top, image_size
+        self.keep, self.minutes = keep, minutes
         vocab = predictor.vocab if hasattr(predictor, "vocab") else predictor.dls.vocab
         self.vocab = [str(name) for name in vocab]
-        self.results: list[dict] = []
+        self.answers: list[tuple[float, dict]] = []  # (when, what), newest first
 
     def classify(
         self,
@@ -144,8 +149,15 @@ class UploadClassifier(Explorer):
                       "label": str(label), "probabilities": [float(value)
                                                              for value in chances]}
         except ImageError as error: result = {"name": name, "error": error.reason}
-        self.results = [result, *self.results[:99]]
+        self.answers = [(time.monotonic(), result), *self.answers][: self.keep]
         return result
+
+    @property
+    def results(self) -> list[dict]:
+        "The answers that are still kept, the newest first."
+        oldest = time.monotonic() - 60 * self.minutes
+        self.answers = [(when, result) for when, result in self.answers if when > oldest]
+        return [result for _, result in self.answers]
 
     def static(self):
         "Draw the newest answer as a still figure."
