@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..core import DataError, WriteError, check_choice
+from ..core import DataError, WriteError
+from .run_folders import read_config
 from .settings import TrainSettings
 from ..training.checkpoints import Checkpoint
 from ..training.events import Callback
@@ -150,13 +150,7 @@ def read_run(
     if not (folder / "resume.json").is_file():
         raise DataError(f"{folder}: this run is finished, and its model is "
                         f"{folder / 'model.safetensors'}; there is nothing to resume")
-    known = {field.name for field in fields(TrainSettings)}
-    try: given = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{folder / 'settings.json'}: this is no JSON ({error}); the run "
-                        "cannot be resumed without it") from error
-    return TrainSettings(**{name: value for name, value in given.items() if name in known}
-                         | {"out": str(folder)})
+    return TrainSettings(**read_config(folder) | {"out": str(folder)})
 
 # %% ../../nbs/885_runs.ipynb #32926817
 def resumed_settings(
@@ -171,7 +165,7 @@ def resumed_settings(
     if changed and changed != ["workers"]:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
         raise DataError(f"{named}: a run is resumed as it was begun, with the options in "
-                        f"{Path(folder) / 'settings.json'}; leave this out, or begin a new run")
+                        f"{Path(folder) / 'settings.json'}; leave this out, or begin anew")
     return replace(kept, workers=given.workers if changed else kept.workers)
 
 # %% ../../nbs/885_runs.ipynb #585dd211
@@ -188,8 +182,13 @@ def lock_folder(
                         "done, or give another --out") from None
     return file
 
-# %% ../../nbs/885_runs.ipynb #0274fd8c
+# %% ../../nbs/885_runs.ipynb #c6397c70
 _UNFINISHED = ("resume.json", "run.lock", "checkpoint.pt", "best.pth")
+
+def _write_json(file: Path, content: dict) -> None:
+    "Write a JSON file, whole or not at all."
+    with whole_file(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 def _check_mark(folder: Path, kept: dict, now: dict, report: Callable[[str], None]) -> None:
     "Refuse other data; say what else could change the last bits."
@@ -202,6 +201,7 @@ def _check_mark(folder: Path, kept: dict, now: dict, report: Callable[[str], Non
         report(f"note      {'; '.join(other)}: the last bits of the weights may differ from "
                "those of an unbroken run")
 
+# %% ../../nbs/885_runs.ipynb #0274fd8c
 class Run:
     "A run of `petbook train` in its folder: its callbacks, and what is kept of it."
     learner: "Learner | None" = None  # once there is one
@@ -228,11 +228,6 @@ class Run:
         self.stop = StopAfterBatch(self.request, self.checkpoint, self.alone)
         self.callbacks = [self.checkpoint, self.best, self.stop]
 
-    def write(self, name: str, content: dict) -> None:
-        "Write one of the run's JSON files."
-        with whole_file(self.folder / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
     def begin(
         self,
         dls: "DataLoaders",  # the data
@@ -246,7 +241,7 @@ class Run:
         kept = self.kept()
         if kept: _check_mark(self.folder, kept, self.mark, report)
         else: self.clear(*_UNFINISHED[2:])  # of a run that was never resumed
-        self.write("settings.json", asdict(self.settings))
+        _write_json(self.folder / "settings.json", asdict(self.settings))
         self.note_lr(self.lr)
 
     def note_lr(
@@ -255,7 +250,8 @@ class Run:
     ) -> None:
         "Keep the learning rate for a resumed run."
         self.lr = lr
-        if self.mark is not None: self.write("resume.json", self.mark | {"lr": lr})
+        if self.mark is None: return
+        _write_json(self.folder / "resume.json", self.mark | {"lr": lr})
 
     def kept(self) -> dict:
         "What an earlier process left for a resumed run; empty if it left nothing."
@@ -302,4 +298,5 @@ class Run:
         "Take away what was begun."
         self.clear("settings.json", *_UNFINISHED)
         if not any(self.folder.iterdir()): self.folder.rmdir()
-        if stopped: report("stopped   before there was anything to keep; nothing is left behind")
+        if stopped:
+            report("stopped   before there was anything to keep; nothing is left behind")
