@@ -171,7 +171,7 @@ __all__ = [
     "MemoryCache", "minimum", "MixBatches", "MixUp", "mobilenet_v1", "mobilenet_v2",
     "mobilenet_v3_large", "mobilenet_v3_small", "MobileNetV1", "ModelFileError", "NaNGuard",
     "nll_loss", "nn", "norm_and_bias_parameters", "Normalize", "num_distrib", "one_cycle",
-    "open_image", "open_tensor", "PadMode", "parameter_groups", "parent_label", "Path",
+    "open_image", "PadMode", "parameter_groups", "parent_label", "Path",
     "PathList",
     "PetbookError", "petnet", "plot_function", "plot_grad_cam", "plot_lr_find", "plt",
     "pooled_features", "Precision", "Prediction", "Predictor", "Probe", "Progress",

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['image_suffixes', 'PathList', 'get_files', 'get_image_files', 'left_out_files', 'describe_left_out']
 
-# %% ../../nbs/300_files.ipynb #9b05e938
+# %% ../../nbs/300_files.ipynb #7b0aa78e
 import os
 import re
+import stat
 import warnings
 from array import array
 from collections import Counter
@@ -59,12 +60,27 @@ class PathList(Sequence):
         more = ", …" if len(self) > 3 else ""
         return f"{len(self)} paths: {', '.join(map(str, self[:3]))}{more}"
 
-# %% ../../nbs/300_files.ipynb #61735a56
+# %% ../../nbs/300_files.ipynb #da6dc1c7
 def _is_folder(entry: os.DirEntry) -> bool:
     "Is an entry a folder, or a link to one? A broken link is neither."
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
-# %% ../../nbs/300_files.ipynb #259579ce
+def _is_irregular(entry: os.DirEntry) -> bool:
+    "Is an entry a pipe, a socket or a device, or a link to one?"
+    if not entry.is_symlink(): return not entry.is_file() and not entry.is_dir()
+    try: mode = os.stat(entry.path).st_mode
+    except OSError: return False  # a link that leads nowhere: opening it says so
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+def _usable(entries: Iterable[os.DirEntry]) -> Iterator[os.DirEntry]:
+    "Entries that are not hidden; warn of those that are neither files nor folders."
+    for entry in entries:
+        if entry.name[0] == ".": continue
+        if not _is_irregular(entry): yield entry
+        else: warnings.warn(f"left out {entry.path!a}: it is a pipe, a socket or a device and "
+                            "no file; move it out of the folder", stacklevel=2)
+
+# %% ../../nbs/300_files.ipynb #28d2be2e
 def _walk_files(
     folder: str,  # where to start
     recurse: bool,  # enter the folders below it?
@@ -77,7 +93,7 @@ def _walk_files(
     if (status.st_dev, status.st_ino) in seen: return
     seen.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as entries:
-        below = {entry.name: _is_folder(entry) for entry in entries if entry.name[0] != "."}
+        below = {entry.name: _is_folder(entry) for entry in _usable(entries)}
     for name in sorted(below):
         here = f"{folder}/{name}"
         chosen = not folders or (name if below[name] else ".") in folders
@@ -179,10 +195,10 @@ def get_image_files(
                       "them if they are images", stacklevel=2)
     return files
 
-# %% ../../nbs/300_files.ipynb #5553003f
+# %% ../../nbs/300_files.ipynb #71ae9587
 _REASONS = {"hidden": "hidden", "suffix": "no image by its suffix",
             "cut": "a name that goes on after the suffix (rename it)",
-            "bytes": "empty, 0 bytes", "twice": "a link to a folder that is listed elsewhere",
+            "bytes": "empty, 0 bytes", "odd": "a pipe, a socket or a device, no file", "twice": "a link to a folder that is listed elsewhere",
             "folder": "a folder without an image"}
 
 def _why_left_out(entry: os.DirEntry) -> str | None:
@@ -193,7 +209,7 @@ def _why_left_out(entry: os.DirEntry) -> str | None:
     try: return None if entry.stat().st_size else "bytes"
     except OSError: return None  # a link that leads nowhere: opening it says so
 
-# %% ../../nbs/300_files.ipynb #2a3a2602
+# %% ../../nbs/300_files.ipynb #581aa847
 def _survey(folder: str, below: str, seen: set, found: dict[str, list[str]]) -> bool:
     "Note what is left out below a folder; say whether any image is left."
     status = os.stat(folder)
@@ -206,6 +222,7 @@ def _survey(folder: str, below: str, seen: set, found: dict[str, list[str]]) -> 
     for entry in entries:
         name = below + entry.name
         if entry.name[0] == ".": found["hidden"].append(name)
+        elif _is_irregular(entry): found["odd"].append(name)
         elif _is_folder(entry):
             if _survey(entry.path, f"{name}/", seen, found): usable = True
             else: found["folder"].append(f"{name}/")

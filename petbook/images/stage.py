@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_stateless', 'ItemStage', 'from_config']
 
-# %% ../../nbs/140_item_stage.ipynb #7aee5847
+# %% ../../nbs/140_item_stage.ipynb #d5a48b44
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,10 +15,10 @@ from .. import core
 from ..core import Configured, ModelFileError
 from . import cropping, resizing
 from .limits import pixel_limit
-from .opening import open_tensor
+from .opening import open_image
 from .transforms import (
     ForeignTransform, ItemTransform, TrainOnly, as_item_transforms)
-from .values import rgb_colour
+from .values import rgb_colour, rgb_tensor
 
 # %% ../../nbs/140_item_stage.ipynb #c5fc0a96
 def is_stateless(
@@ -29,7 +29,7 @@ def is_stateless(
     own = type(tfm).__module__.startswith("petbook.")
     return own and not isinstance(tfm, ForeignTransform)
 
-# %% ../../nbs/140_item_stage.ipynb #e8ea13f0
+# %% ../../nbs/140_item_stage.ipynb #3912e041
 class ItemStage(Configured):
     "Open an image and run the item transforms on it: what a loader does for each file."
 
@@ -53,7 +53,7 @@ class ItemStage(Configured):
     ) -> Tensor:  # uint8, (3, H, W)
         "Open an image, with no more pixels than the first transform needs."
         min_size = self.tfms[0].min_size if self.tfms else None
-        return open_tensor(source, min_size, self.background, self.max_pixels)
+        return rgb_tensor(open_image(source, min_size, self.background, self.max_pixels))
 
     def _prepared(self, source: object) -> Tensor:
         image = self.open(source)
