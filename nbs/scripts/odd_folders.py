@@ -107,7 +107,7 @@ def folder_questions(lib, folders, knows_labels):
     "Case -> function that builds loaders; `lib` has the names that fastai and petbook share."
     def ask(root, how):
         how = {name: value for name, value in how.items() if knows_labels or name != "labels"}
-        dls = lib.ImageDataLoaders.from_folder(root, item_tfms=lib.Resize(32), bs=4, num_workers=0, **how)
+        dls = lib.ImageDataLoaders.from_folder(root, item_tfms=lib.Resize(32), bs=4, num_workers=0, seed=1, **how)
         list(dls.train), list(dls.valid)
         return summary(root, dls.vocab, list(dls.train_ds.items), list(dls.valid_ds.items))
 
