@@ -56,7 +56,7 @@ def image_loaders(
                       seed=42 if seed is None else seed, **parts)
     return block.dataloaders(source, **loading)
 
-# %% ../../nbs/392_constructors.ipynb #0dc13013
+# %% ../../nbs/392_constructors.ipynb #6194bc64
 def folder_layout(
     path: str | Path,  # the data set
     labels: str = "auto",  # as for `find_labels`
@@ -76,7 +76,8 @@ def folder_layout(
                         "valid_pct=0.2 to split at random, or the names of the folders to "
                         "train and to validate on: train='…', valid='…'")
     for line in layout.lines:
-        if not line.startswith("classes"): print(line)
+        expected = "from the folder's name:" in line
+        if not expected and (needs_split or not line.startswith("split")): print(line)
     return layout
 
 # %% ../../nbs/392_constructors.ipynb #75b63e8e

@@ -161,7 +161,7 @@ def _folder_labels(
     labeller = parent_label if nearest else FolderLabeller(root, full)
     return labeller, f"the folder's name{remark}"
 
-# %% ../../nbs/325_layouts.ipynb #cafc0310
+# %% ../../nbs/325_layouts.ipynb #a530233c
 def _no_classes(files: Sequence[Path], kept: Sequence[tuple], doubt: str) -> str:
     "Say why neither folders nor names are certain."
     varying = _varying_depths(kept)
@@ -169,7 +169,7 @@ def _no_classes(files: Sequence[Path], kept: Sequence[tuple], doubt: str) -> str
     where = ("; ".join(filter(None, map(doubt_folders, varying.values()))) if varying
              else f"all {len(files)} images lie in one folder" if len(found) < 2
              else f"all {len(files)} images lie in folders of the same names")
-    take = f", or labels='folder:{min(varying) + 1}' to take these" if varying else ""
+    take = f", or give labels='folder:{min(varying) + 1}' to take these" if varying else ""
     return (f"cannot tell the classes: {where}, and the files' names do not tell (the first "
             "is "
             f"{files[0].name!r}: {doubt}); put each class in a folder of its own{take}, or "

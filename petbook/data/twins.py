@@ -57,7 +57,7 @@ def _shown(label: object, others: Sequence) -> str:
     plain = str(label).isprintable() and unicodedata.is_normalized("NFC", str(label))
     return repr(label) if plain and not same else ascii(label)
 
-# %% ../../nbs/368_twins.ipynb #770077fa
+# %% ../../nbs/368_twins.ipynb #f8c97983
 def describe_twins(
     labels: Sequence,  # one per item
     items: Sequence,  # what is labelled, for the message
@@ -71,7 +71,8 @@ def describe_twins(
         first.setdefault(label, place)
     said, names = [], {}
     for group in groups:
-        best = max(group, key=counts.get)
+        group = sorted(group, key=str)
+        best = max(group, key=lambda name: (counts[name], str(name) == spelling_key(name)))
         said.append(" and ".join(
             f"{_shown(label, group)} ({counts[label]}, the first is {items[first[label]]})"
             for label in group))
