@@ -93,6 +93,10 @@ def make_parser() -> argparse.ArgumentParser:
                                     "and shipped image classifier.",
         epilog="`petbook COMMAND --help` says more about a command.")
     parser.add_argument("--version", action="version", version=f"petbook {__version__}")
+    parser.add_argument("--max-pixels", type=int, metavar="INT",
+                        help="open images of up to so many pixels, for instance panoramas "
+                             "and scans that you trust (default: 200 megapixels, and what a "
+                             "file's bytes account for)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_training(commands)
     _add_using(commands)
@@ -235,6 +239,9 @@ def main(
 ) -> int:
     "Run the command `petbook`."
     arguments = make_parser().parse_args(argv)
+    limit = os.environ.get("PETBOOK_MAX_PIXELS")
+    if arguments.max_pixels is not None:
+        os.environ["PETBOOK_MAX_PIXELS"] = str(arguments.max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"note      {message}",
@@ -249,3 +256,6 @@ def main(
         if os.environ.get("PETBOOK_DEBUG") or type(error) is RuntimeError: raise
         print(_explain(error, arguments), file=sys.stderr)
         return 2
+    finally:
+        if limit is None: os.environ.pop("PETBOOK_MAX_PIXELS", None)
+        else: os.environ["PETBOOK_MAX_PIXELS"] = limit
