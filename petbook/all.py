@@ -18,6 +18,7 @@ from torch import exp, nn, tensor
 
 from .core import *
 from .writing import *
+from .fonts import *
 from .display import *
 from .drawing.breeds import *
 from .drawing.bodies import *

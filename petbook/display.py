@@ -6,7 +6,7 @@
 __all__ = ['show_image', 'show_images', 'new_figure', 'thumbnail', 'to_html', 'escape', 'image_html', 'figure_html', 'table_html',
            'format_cell', 'ResultsTable', 'params_text']
 
-# %% ../nbs/010_display.ipynb #d4b02d6b
+# %% ../nbs/010_display.ipynb #97f7f9a1
 import base64
 import io
 from collections.abc import Iterable, Sequence
@@ -19,6 +19,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from .core import tensor_to_image
+from .fonts import use_fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def show_image(
     # a file or class name may hold a dollar sign, which matplotlib would take for mathematics
     if title is not None: ax.set_title(str(title), fontsize=9, parse_math=False)
 
-# %% ../nbs/010_display.ipynb #d2d44036
+# %% ../nbs/010_display.ipynb #04f9adf6
 def show_images(
     images: Sequence[Image.Image | Tensor],  # what to show, in reading order
     titles: Sequence[str] | None = None,  # one for each image
@@ -68,6 +69,7 @@ def show_images(
     for image, title, ax in zip(images, titles or [None] * count, axes.flat):
         show_image(image, ax, title)
     if suptitle: figure.suptitle(suptitle, fontsize=10, parse_math=False)
+    use_fonts(figure)
     return figure if return_fig else None
 
 # %% ../nbs/010_display.ipynb #9606c391
@@ -154,13 +156,14 @@ def image_html(
     return to_html(template, alt=alt, uri=_data_uri(image, quality), width=width, title=title,
                    height=round(width * image.height / image.width), style=style)
 
-# %% ../nbs/010_display.ipynb #6e258fdc
+# %% ../nbs/010_display.ipynb #722386e9
 def figure_html(
     figure: "Figure",  # of matplotlib
     alt: str,  # what it shows, in words
     dpi: int = 90,  # dots per inch
 ) -> Markup:  # an <img> element
     "Write a figure as HTML, with its description."
+    use_fonts(figure)
     packed = io.BytesIO()
     figure.savefig(packed, format="png", dpi=dpi)
     return image_html(Image.open(packed), alt, quality=None)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import DataError, check_choice, check_range
+from ..fonts import use_fonts
 from ..images.opening import open_image
 
 if TYPE_CHECKING:
@@ -256,4 +257,5 @@ def plot_confusion_matrix(
         values = (shares if normalize else matrix)[numbers][:, numbers]
         _write_cells(ax, values, colours, norm_dec if normalize else None, size * 0.85)
     ax.set(title=title, xlabel="Predicted", ylabel="Actual")
+    use_fonts(ax.figure)
     return ax.figure if return_fig else None
