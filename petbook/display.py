@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['show_image', 'show_images', 'new_figure', 'thumbnail', 'to_html', 'escape', 'image_html', 'figure_html', 'table_html',
-           'format_cell', 'ResultsTable', 'params_text']
+           'format_cell', 'ResultsTable', 'params_text', 'is_watched']
 
 # %% ../nbs/010_display.ipynb #97f7f9a1
 import base64
 import io
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -262,3 +263,9 @@ def params_text(
 
     if not isinstance(params, dict): return ""
     return ", ".join(f"{name}={short(value)}" for name, value in params.items())
+
+# %% ../nbs/010_display.ipynb #9dc74996
+def is_watched() -> bool:
+    "Is output shown to a person as it comes, in a notebook or a terminal, and not in a file?"
+    in_notebook = "ipykernel" in sys.modules
+    return in_notebook or (sys.stderr is not None and sys.stderr.isatty())

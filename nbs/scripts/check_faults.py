@@ -1,7 +1,7 @@
 """Do to petbook what machines and strangers do to programs, and look at what is left.
 
     python nbs/scripts/check_faults.py --quick     two minutes, for every change
-    python nbs/scripts/check_faults.py             all moments, some ten minutes; writes results/faults.json
+    python nbs/scripts/check_faults.py             ten moments, some ten minutes; writes results/faults.json
     python nbs/scripts/check_faults.py --only disk,workers
 
 Each case is a row of the page "What petbook survives": the fault, how often it was done, what was kept. A case that needs what this
@@ -568,7 +568,7 @@ def dead_worker(world):
     return 1
 
 
-@case("workers", "kill -9 of `petbook train` with two loader processes", "no process is left after some seconds")
+@case("workers", "kill -9 of `petbook train` with two loader processes", "no process is left after some seconds", quick=False)
 def killed_with_workers(world):
     need_linux()
     out = world.folder("with workers")
@@ -638,11 +638,11 @@ def names(world):
     return 3
 
 
-@case("strangers", "mutated image files", "an answer or petbook's error for each, in bounded time and memory; nothing is run")
+@case("strangers", "mutated image files", "an answer or petbook's error for each, in bounded time and memory; nothing is run", quick=False)
 def strangers_images(world): return _fuzz("fuzz_images.py")
 
 
-@case("strangers", "mutated model files with their digests recomputed", "a refusal or a sound model; no code runs")
+@case("strangers", "mutated model files with their digests recomputed", "a refusal or a sound model; no code runs", quick=False)
 def strangers_models(world): return _fuzz("fuzz_models.py")
 
 
@@ -652,7 +652,7 @@ FUZZ = {"count": 100}
 def _fuzz(name):
     "Run another script of this folder shortly."
     if not (HERE / name).is_file(): raise Skip(f"{name} is not here")
-    ran = subprocess.run([sys.executable, str(HERE / name), "--count", str(FUZZ["count"])], capture_output=True, text=True, timeout=600)
+    ran = subprocess.run([sys.executable, str(HERE / name), "--count", str(FUZZ["count"]), "--no-results"], capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, (ran.stdout + ran.stderr)[-600:]
     return FUZZ["count"]
 
@@ -672,17 +672,25 @@ def run_case(world, group, fault, kept, function):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two moments for each case, and only those that take seconds")
-    parser.add_argument("--moments", type=int, help="how many random moments a case of kills and signals tries (10; quick: 2)")
+    parser.add_argument("--quick", action="store_true", help="one moment for each case, and only the cases that take seconds; writes nothing")
+    parser.add_argument("--moments", type=int, help="how many random moments a case of kills and signals tries (10; quick: 1)")
     parser.add_argument("--only", default="", help="groups, or names of functions, separated by commas")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, help="JSON file for the rows (results/faults.json unless quick or only some)")
+    parser.add_argument("--out", type=Path, help="JSON file for the rows (results/faults.json, unless quick); with --only, the other rows in it stay")
     return parser.parse_args()
 
 
 def conditions(options, world):
     return {"petbook": __import__("petbook").__version__, "python": platform.python_version(), "torch": torch.__version__, "system": platform.system(),
             "cores": os.cpu_count(), "moments": world.moments, "seconds_of_the_unbroken_run": round(world.seconds, 1), "seed": options.seed}
+
+
+def write(out, told, some):
+    "Write the rows; of only some cases, into those of the others, in the order of the cases."
+    if some and out.exists():
+        rows = {row["fault"]: row for row in json.loads(out.read_text(encoding="utf-8"))["rows"] + told["rows"]}
+        told = told | {"rows": [rows[fault] for _, fault, *_ in CASES if fault in rows]}
+    out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check():
@@ -694,12 +702,12 @@ def check():
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as base:
-        world = World(Path(base), options.moments or (2 if options.quick else 10), options.seed)
+        world = World(Path(base), options.moments or (1 if options.quick else 10), options.seed)
         print(f"the unbroken run took {world.seconds:.1f} s", flush=True)
         rows = [run_case(world, group, fault, kept, function) for group, fault, kept, _, function in chosen]
         told = {"conditions": conditions(options, world), "rows": rows}
-    out = options.out or (None if options.quick or wanted else HERE / "results" / "faults.json")
-    if out: out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    out = options.out or (None if options.quick else HERE / "results" / "faults.json")
+    if out: write(out, told, bool(wanted))
     failed = [row for row in rows if row.get("survived") is False]
     print(f"{sum(row.get('survived', False) for row in rows)} of {len(rows)} survived, {sum('skipped' in row for row in rows)} skipped")
     return int(bool(failed))

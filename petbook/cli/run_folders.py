@@ -13,10 +13,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core import DataError, WriteError, atomic_path
+from ..core import DataError, WriteError
 from .parser import nearest
 from .settings import TrainSettings
 from ..interpretation.scores import Comparison
+from ..writing import whole_file
 
 # %% ../../nbs/884_run_folders.ipynb #56b64fbd
 def take_folder(
@@ -88,7 +89,7 @@ def write_answers(
     rows: Sequence[Sequence],  # per image: file, label, answer, and the two probabilities
 ) -> None:
     "Write the table of answers, whole or not at all."
-    with atomic_path(path) as temporary:
+    with whole_file(path) as temporary:
         with open(temporary, "w", newline="", encoding="utf-8",
                   errors="backslashreplace") as file:
             writer = csv.writer(file)

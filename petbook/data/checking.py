@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ..core import ImageError
 from .files import get_image_files
 from .loaders import first_few
+from ..display import is_watched
 from ..images.opening import open_image
 
 # %% ../../nbs/395_checking.ipynb #fd7c8244
@@ -89,7 +90,7 @@ def _map_with_bar(
     "Apply a function to items in threads, a thousand at a time."
     results = []
     with (ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-          tqdm(total=len(items), disable=not progress, leave=False) as bar):
+          tqdm(total=len(items), disable=not (progress and is_watched()), leave=False) as bar):
         for start in range(0, len(items), 1000):
             for result in pool.map(function, items[start : start + 1000]):
                 results.append(result)

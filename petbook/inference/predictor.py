@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..core import (
     ImageError, ModelFileError, check_choice, check_range, check_whole, default_device,
     random_stream)
+from ..display import is_watched
 from ..images.stage import ItemStage, from_config as item_stage_from_config
 from ..augmentation.stage import BatchStage
 from ..data.files import get_image_files
@@ -169,7 +170,7 @@ class Predictor:
         check_whole("bs", bs, 1)
         items, answers, batch = list_items(items), [], []
         with tqdm(total=len(items), unit="image", delay=1, leave=False,
-                  disable=not progress) as bar:
+                  disable=not (progress and is_watched())) as bar:
             for image in open_ahead(self.item_stage, items, workers, 2 * bs):
                 if on_error == "raise" and isinstance(image, ImageError): raise image
                 batch.append(image)
