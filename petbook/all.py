@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/890_all.ipynb #94106c33
+# %% ../nbs/890_all.ipynb #991b7a41
 import re
 from importlib import import_module
 from pathlib import Path
@@ -75,6 +75,7 @@ from .losses.metrics import *
 from .training.events import *
 from .training.batches import *
 from .training.schedules import *
+from .training.bits import *
 from .training.optimizers import *
 from .training.loop import *
 from .training.recording import *
@@ -96,6 +97,7 @@ from .models.probe import *
 from .models.fine_tuning import *
 from .models.files import *
 from .models.new_images import *
+from .models.overview import *
 from .models.learner import *
 from .models.rebuilding import *
 from .interpretation.confusion import *
@@ -119,6 +121,7 @@ from .distributed.processes import *
 from .distributed.batches import *
 from .distributed.averages import *
 from .distributed.training import *
+from .absent import *
 
 if TYPE_CHECKING:
     import matplotlib.pyplot as plt
@@ -137,9 +140,9 @@ class _LateModule(ModuleType):
 if not TYPE_CHECKING:
     plt = _LateModule("matplotlib.pyplot", "matplotlib's pyplot, imported when it is used.")
 
-# %% ../nbs/890_all.ipynb #85cd9ce4
+# %% ../nbs/890_all.ipynb #a642717e
 __all__ = [
-    "accuracy", "adam", "AdaptiveConcatPool2d", "alexnet", "anneal_cosine",
+    "AbsentError", "accuracy", "adam", "AdaptiveConcatPool2d", "alexnet", "anneal_cosine",
     "anneal_exponential", "anneal_linear", "atomic_path", "aug_transforms",
     "AugmentationExplorer", "autocast", "balanced_accuracy", "BalancedAccuracy", "Batch",
     "BatchStage", "BatchTransform", "Body", "BREEDS", "Brightness", "cache_folder", "Callback",
@@ -153,43 +156,44 @@ __all__ = [
     "CSVLogger", "CutMix", "DataBlock", "DataError", "DataLoaders", "Datasets",
     "default_device", "default_loss", "default_workers", "densenet121", "describe_left_out",
     "Dihedral", "DihedralItem", "distrib_ctx", "DistributedTraining", "doubt_folders",
-    "download_weights", "DownloadError", "draw_pet", "EarlyStopping", "EarlyStoppingCallback",
-    "efficientnet_b0", "efficientnet_b3", "efficientnet_lite0", "efficientnet_lite1",
-    "efficientnet_lite2", "efficientnet_v2_s", "EMA", "error_rate", "exp",
-    "expected_calibration_error", "export_learner", "export_onnx", "F", "F1Score", "fine_tune",
-    "fit_flat_cos", "fit_logistic", "fit_one_cycle", "fit_sgdr", "fit_temperature", "flat_cos",
-    "Flip", "FlipItem", "FocalLoss", "FocalLossFlat", "FolderCache", "free_memory", "freeze",
-    "freeze_to", "FuncSplitter", "get_files", "get_image_files", "get_pets", "grad_cam",
-    "GradientAccumulation", "GradientClip", "GrandparentSplitter", "hold_norms", "Hue",
-    "image_to_tensor", "ImageBlock", "ImageClassifierCleaner", "ImageDataLoaders",
-    "ImageDataset", "ImageError", "imagenet_stats", "ImageReport", "imaginary_breed",
-    "IndexSplitter", "Interval", "isolated_randomness", "ItemStage", "ItemTransform",
-    "KFoldSplitter", "label_quality", "LabelError", "LabelSmoothingCrossEntropy",
-    "LabelSmoothingCrossEntropyFlat", "large_tensor", "layer_groups", "Layout", "Learner",
-    "LearningRateExplorer", "left_out_files", "likely_label_errors", "linear_probe",
-    "list_archs", "load_learner", "load_weights_file", "Loader", "log_softmax", "lr_find",
-    "lr_range", "LRFind", "LRFinder", "matthews_corrcoef", "MatthewsCorrCoef", "mcnemar",
-    "MemoryCache", "minimum", "MixBatches", "MixUp", "mobilenet_v1", "mobilenet_v2",
-    "mobilenet_v3_large", "mobilenet_v3_small", "MobileNetV1", "ModelFileError", "NaNGuard",
-    "nll_loss", "nn", "norm_and_bias_parameters", "Normalize", "num_distrib", "one_cycle",
-    "open_image", "PadMode", "parameter_groups", "parent_label", "Path",
-    "PathList",
-    "PetbookError", "petnet", "plot_function", "plot_grad_cam", "plot_lr_find", "plt",
-    "pooled_features", "Precision", "Prediction", "Predictor", "Probe", "Progress",
+    "download_images", "download_weights", "DownloadError", "draw_pet", "EarlyStopping",
+    "EarlyStoppingCallback", "efficientnet_b0", "efficientnet_b3", "efficientnet_lite0",
+    "efficientnet_lite1", "efficientnet_lite2", "efficientnet_v2_s", "EMA", "error_rate",
+    "exp", "expected_calibration_error", "export_learner", "export_onnx", "F", "F1Score",
+    "fine_tune", "fit_flat_cos", "fit_logistic", "fit_one_cycle", "fit_sgdr",
+    "fit_temperature", "flat_cos", "Flip", "FlipItem", "FocalLoss", "FocalLossFlat",
+    "FolderCache", "free_memory", "freeze", "freeze_to", "FuncSplitter", "get_files",
+    "get_image_files", "get_pets", "grad_cam", "GradientAccumulation", "GradientClip",
+    "GrandparentSplitter", "hold_norms", "Hue", "image_to_tensor", "ImageBlock",
+    "ImageClassifierCleaner", "ImageDataLoaders", "ImageDataset", "ImageError",
+    "imagenet_stats", "ImageReport", "imaginary_breed", "IndexSplitter", "Interval",
+    "isolated_randomness", "ItemStage", "ItemTransform", "KFoldSplitter", "L", "label_quality",
+    "LabelError", "LabelSmoothingCrossEntropy", "LabelSmoothingCrossEntropyFlat",
+    "large_tensor", "layer_groups", "Layout", "Learner", "LearningRateExplorer",
+    "left_out_files", "likely_label_errors", "linear_probe", "list_archs", "load_learner",
+    "load_weights_file", "Loader", "log_softmax", "lr_find", "lr_range", "LRFind", "LRFinder",
+    "matthews_corrcoef", "MatthewsCorrCoef", "mcnemar", "MemoryCache", "minimum", "MixBatches",
+    "MixUp", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small",
+    "MobileNetV1", "ModelFileError", "ModelSummary", "NaNGuard", "nll_loss", "nn",
+    "norm_and_bias_parameters", "Normalize", "num_distrib", "one_cycle", "open_image",
+    "PadMode", "parameter_groups", "parent_label", "Path", "PathList", "PetbookError",
+    "petnet", "PILImage", "PILImageBW", "plot_function", "plot_grad_cam", "plot_lr_find",
+    "plt", "pooled_features", "Precision", "Prediction", "Predictor", "Probe", "Progress",
     "random_stream", "RandomCrop", "RandomErasing", "RandomResizedCrop",
     "RandomResizedCropGPU", "RandomSplitter", "rank0_first", "rank_distrib", "RatioResize",
     "re", "read_changes", "read_layout", "read_manifest", "Recall", "Record", "Recorder",
     "ReduceLROnPlateau", "RegexLabeller", "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_400mf",
     "reliability", "RenamedLabels", "repeated_files", "replace_head", "Resampling",
     "Resamplings", "Resize", "ResizeMethod", "resnet101", "resnet152", "resnet18", "resnet34",
-    "resnet50", "ResultsTable", "Rotate", "Saturation", "SaveModel", "SaveModelCallback",
-    "Scores", "setup_distrib", "sgdr", "SharedLoader", "show_batch", "show_image",
-    "show_images", "slide", "smoothed", "softmax", "SoftmaxExplorer", "squeezenet1_1", "steep",
-    "StratifiedSplitter", "stream_seed", "Suggestion", "Summary", "swin_t", "swin_v2_t",
-    "teardown_distrib", "tensor", "tensor_to_image", "TensorBoard", "top_k_accuracy", "torch",
-    "TorchScheduler", "Tracker", "Trainer", "TrainingError", "TrainOnly", "TransformBlock",
-    "twin_classes", "undo_changes", "unfreeze", "upload_and_classify", "UploadClassifier",
-    "using_attr", "valley", "verify_images", "vgg16_bn", "vision_learner", "vit_b_16", "Warp",
-    "WholeBatch", "wide_resnet50_2", "wilson_interval", "with_temperature", "write_report",
-    "WriteError", "Zoom",
+    "resnet50", "ResultsTable", "Rotate", "same_bits", "Saturation", "SaveModel",
+    "SaveModelCallback", "Scores", "search_images_ddg", "setup_distrib", "sgdr",
+    "SharedLoader", "show_batch", "show_image", "show_images", "slide", "smoothed", "softmax",
+    "SoftmaxExplorer", "squeezenet1_1", "steep", "StratifiedSplitter", "stream_seed",
+    "Suggestion", "Summary", "swin_t", "swin_v2_t", "teardown_distrib", "tensor",
+    "tensor_to_image", "TensorBoard", "top_k_accuracy", "torch", "TorchScheduler", "Tracker",
+    "Trainer", "TrainingError", "TrainOnly", "TransformBlock", "twin_classes", "undo_changes",
+    "unfreeze", "untar_data", "upload_and_classify", "UploadClassifier", "URLs", "using_attr",
+    "valley", "verify_images", "vgg16_bn", "vision_learner", "vit_b_16", "Warp", "WholeBatch",
+    "wide_resnet50_2", "wilson_interval", "with_temperature", "write_report", "WriteError",
+    "Zoom",
 ]

@@ -8,7 +8,7 @@ __all__ = ['PetbookError', 'DataError', 'DownloadError', 'WriteError', 'ModelFil
            'isolated_randomness', 'default_device', 'cache_folder', 'temporary_name', 'sweep', 'atomic_path',
            'image_to_tensor', 'tensor_to_image', 'large_tensor', 'Configured', 'from_config']
 
-# %% ../nbs/000_core.ipynb #cc0e0075
+# %% ../nbs/000_core.ipynb #3158828d
 import hashlib
 import inspect
 import math
@@ -17,6 +17,7 @@ import os
 import platform
 import random
 import re
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ class ImageError(DataError):
         # pickle would rebuild it from the joined message; workers send it across processes
         return type(self), (self.path, self.reason)
 
-# %% ../nbs/000_core.ipynb #389c8938
+# %% ../nbs/000_core.ipynb #ac4776b4
 def check_choice(
     name: str,  # the argument's name, for the message
     value: object,  # what was given
@@ -75,8 +76,7 @@ def check_choice(
     if value in choices: return
     near = get_close_matches(str(value), list(map(str, choices)), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    allowed = ", ".join(map(repr, choices))
-    raise ValueError(f"{name}={value!r} is not one of {allowed}{hint}")
+    raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}{hint}")
 
 # %% ../nbs/000_core.ipynb #f6c02045
 def check_range(
@@ -142,25 +142,29 @@ def stream_seed(
     name = "/".join(f"{type(key).__name__}:{key}" for key in keys)
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
 
-# %% ../nbs/000_core.ipynb #fdc41e8c
+# %% ../nbs/000_core.ipynb #71b1b30a
 def random_stream(
     *keys: int | str,  # the stream's name, for instance a seed, an epoch and an item
 ) -> torch.Generator:  # a fresh CPU generator that nothing else shares
     "Make a generator whose numbers depend on its name alone."
-    generator = torch.Generator()
-    generator.manual_seed(stream_seed(*keys))
-    return generator
+    return torch.Generator().manual_seed(stream_seed(*keys))
 
-# %% ../nbs/000_core.ipynb #58ac9d3e
+# %% ../nbs/000_core.ipynb #6f3d66cc
+_lent = threading.RLock()  # whoever holds it has the global generators
+
+# in a forked process the thread that held it may be missing: begin with a free one
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: globals().update(_lent=threading.RLock()))
+
 @contextmanager
 def isolated_randomness(
     *keys: int | str,  # the stream's name
 ) -> Iterator[None]:
-    "Seed torch's, numpy's and Python's global generators in the block, restore them after."
+    "Lend one thread at a time torch's, numpy's and Python's generators, seeded; restore them."
     seed = stream_seed(*keys)
-    python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with _lent, torch.random.fork_rng(devices=devices):
+        python_state, numpy_state = random.getstate(), np.random.get_state()
         torch.default_generator.manual_seed(seed)
         for device in devices: torch.cuda.default_generators[device].manual_seed(seed)
         random.seed(seed)
@@ -170,7 +174,7 @@ def isolated_randomness(
             random.setstate(python_state)
             np.random.set_state(numpy_state)
 
-# %% ../nbs/000_core.ipynb #045e5985
+# %% ../nbs/000_core.ipynb #3a0debde
 def default_device(
     # "cpu", "cuda", "cuda:1", "mps", or None to choose
     device: str | torch.device | None = None,
@@ -179,8 +183,7 @@ def default_device(
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device is None: return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     device = torch.device(device)
-    available = {"cuda": cuda, "mps": mps}.get(device.type, True)
-    if not available:
+    if not {"cuda": cuda, "mps": mps}.get(device.type, True):
         raise ValueError(f"device={str(device)!r} was asked for, but torch finds no such "
                          "device here; leave `device` out to take what there is")
     return device

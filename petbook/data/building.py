@@ -6,7 +6,7 @@
 __all__ = ['describe_value', 'label_items', 'explain_unlabelled', 'drop_unlabelled', 'split_items', 'unassigned_positions',
            'Datasets', 'split_vocab', 'build_datasets']
 
-# %% ../../nbs/370_building.ipynb #7ca2ca2e
+# %% ../../nbs/370_building.ipynb #3493b862
 import sys
 import warnings
 from collections.abc import Callable, Hashable, Sequence
@@ -24,7 +24,8 @@ from .files import PathList
 from .labels import CategoryBlock, callable_name, encode_labels
 from .layouts import crossed_split
 from .items import class_counts, find_items, take_items
-from .datasets import ImageDataset
+from .caches import make_cache
+from .datasets import ImageDataset, item_name
 from .twins import warn_of_twins
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def explain_unlabelled(
             f"{some}{more}{others}. Fix get_y, rename these files or take them away, or leave "
             "them out with on_error='skip'")
 
-# %% ../../nbs/370_building.ipynb #94218722
+# %% ../../nbs/370_building.ipynb #e2b447c3
 def drop_unlabelled(
     items: Sequence,  # all of them
     labels: list,  # theirs
@@ -108,7 +109,8 @@ def drop_unlabelled(
     if not failed: return items, labels, {}
     if on_error == "raise" or len(failed) == len(items):
         raise DataError(explain_unlabelled(items, labels, failed, get_y))
-    left_out = {str(items[position]): reason for position, reason in failed.items()}
+    left_out = {item_name(items[position], position): reason
+                for position, reason in failed.items()}
     warnings.warn(f"left out for want of a label: {len(left_out)} of {len(labels)} items, for "
                   f"instance {next(iter(left_out))}; all are in .left_out", stacklevel=5)
     kept = [position for position in range(len(items)) if position not in failed]
@@ -215,14 +217,14 @@ def _warn_of_odd_items(data: Datasets) -> None:
         warnings.warn(said, stacklevel=5)
     warn_of_twins(sources, labels, [True] * len(data.train) + [False] * len(data.valid))
 
-# %% ../../nbs/370_building.ipynb #82f85289
+# %% ../../nbs/370_building.ipynb #e6ce2079
 def build_datasets(
-    # whose functions to use: get_items, get_y, label, splitter, blocks and sources
+    # whose functions to use: get_items, get_y, label, splitter, blocks and read_by
     block: "DataBlock",
     source: object,  # what `get_items` takes
     stage: "ItemStage",  # opens and presizes
     seed: int,  # of everything random
-    cache: object = None,  # where prepared images are kept
+    cache: str | Path | None = None,  # keep prepared images: "memory", or a folder
     on_error: str = "raise",  # items that cannot be labelled: "raise" or "skip"
 ) -> Datasets:  # no image has been opened
     "List, label, split and count the items. Raises `DataError` where a step fails."
@@ -231,15 +233,15 @@ def build_datasets(
     items, labels, left_out = drop_unlabelled(items, labels, failed, block.get_y, on_error)
     sides = split_items(block.splitter, items, labels, seed)
     for position in unassigned_positions(sides, len(items)):
-        left_out[str(items[position])] = "the splitter puts it on neither side"
-    image, category = block.blocks
-    vocab = split_vocab(category, labels, sides)
+        left_out[item_name(items[position], position)] = "the splitter puts it on neither side"
+    vocab = split_vocab(block.blocks[1], labels, sides)
+    sources, stage = block.read_by(stage, items)
+    kept = make_cache(cache, stage)
 
     def make(side: np.ndarray, training: bool) -> ImageDataset:
-        chosen = take_items(items, side)
-        targets = encode_labels(category, take_items(labels, side), vocab, chosen)
-        return ImageDataset(block.sources(chosen), targets, stage, training, seed,
-                            image.type_tfms, cache)
+        targets = encode_labels(block.blocks[1], take_items(labels, side), vocab,
+                                take_items(items, side))
+        return ImageDataset(take_items(sources, side), targets, stage, training, seed, kept)
 
     data = Datasets(make(sides[0], True), make(sides[1], False), vocab, left_out)
     _warn_of_unseen(data.counts)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['image_to_bytes', 'bytes_to_image', 'free_memory', 'MemoryCache', 'FolderCache', 'make_cache']
 
-# %% ../../nbs/335_caches.ipynb #70efc1b6
+# %% ../../nbs/335_caches.ipynb #8a91f278
 import json
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -209,22 +209,20 @@ def _function_recipe(
     code = getattr(function, "__code__", None)
     return name if code is None else (*name, code.co_code.hex(), repr(code.co_consts))
 
-# %% ../../nbs/335_caches.ipynb #755eb539
+# %% ../../nbs/335_caches.ipynb #e6a12898
 def _cache_recipe(
-    stage: "ItemStage",  # its first half makes the pixels
-    type_tfms: Sequence[Callable],  # run before it
+    stage: "ItemStage",  # its reader and its first half make the pixels
 ) -> str:
     "Say everything that prepared pixels depend on besides the file."
-    own = [_function_recipe(function) for function in type_tfms]
+    own = [_function_recipe(function) for function in stage.reader]
     return json.dumps([1, torch.__version__, Image.__version__, stage.config(), own],
                       default=repr)
 
-# %% ../../nbs/335_caches.ipynb #2f81c868
+# %% ../../nbs/335_caches.ipynb #0d74c360
 def make_cache(
     # "auto" (in half of the free memory at most), "memory" (all), a folder, or None
     cache: str | Path | None,
-    stage: "ItemStage",  # its first half makes the pixels
-    type_tfms: Sequence[Callable] = (),  # run before it
+    stage: "ItemStage",  # its reader and its first half make the pixels
 ) -> MemoryCache | FolderCache | None:
     "Make a cache. Raises `DataError` if the folder cannot be written to."
     if cache is None: return None
@@ -239,4 +237,4 @@ def make_cache(
     except OSError as error:
         raise DataError(f"cache={str(cache)!r} is not a folder that can be written to "
                         f"({error.strerror}); give another one, or cache='memory'") from error
-    return FolderCache(folder, _cache_recipe(stage, type_tfms))
+    return FolderCache(folder, _cache_recipe(stage))

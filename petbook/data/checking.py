@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['image_fingerprint', 'Duplicate', 'duplicate_images', 'ImageReport', 'verify_images']
 
-# %% ../../nbs/395_checking.ipynb #94352f13
+# %% ../../nbs/395_checking.ipynb #e68e1dea
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +21,11 @@ from tqdm.auto import tqdm
 
 from ..core import ImageError
 from .files import get_image_files
+from .datasets import item_name
 from .loaders import first_few
 from ..display import is_watched
 from ..images.opening import open_image
+from ..images.readers import read_source
 
 # %% ../../nbs/395_checking.ipynb #fd7c8244
 def image_fingerprint(
@@ -72,12 +75,13 @@ def duplicate_images(
     return [Duplicate(items[row], items[start + column], distance)
             for row, column, distance in pairs if border is not None or row < column]
 
-# %% ../../nbs/395_checking.ipynb #46214aca
+# %% ../../nbs/395_checking.ipynb #f3c68912
 def _check_file(
-    item: object,  # whatever `open_image` takes
+    item: object,  # whatever `open_image` takes, or what a reader makes that of
+    reader: Sequence[Callable] = (),  # of the item stage
 ) -> tuple[str | None, np.ndarray | None]:  # what is wrong (None: nothing), fingerprint
     "Decode an image as training would, and compute its fingerprint."
-    try: return None, image_fingerprint(open_image(item, (64, 64)))
+    try: return None, image_fingerprint(open_image(read_source(item, reader), (64, 64)))
     except ImageError as error: return error.reason, None
 
 # %% ../../nbs/395_checking.ipynb #d6d8b1ce
@@ -119,7 +123,7 @@ class ImageReport:
                 f"{look} the same")
         return "\n".join([head, *first_few(bad, ".bad"), *first_few(pairs, ".duplicates")])
 
-# %% ../../nbs/395_checking.ipynb #1464ace4
+# %% ../../nbs/395_checking.ipynb #679228ef
 def verify_images(
     files: object,  # a folder, a list of files, or datasets or loaders
     workers: int | None = None,  # threads; None: one per core
@@ -131,12 +135,15 @@ def verify_images(
 
     Given datasets or loaders, it compares the training set with the validation set."""
     if hasattr(files, "train") and hasattr(files, "valid"):
-        sides = [getattr(side, "dataset", side).items for side in (files.train, files.valid)]
+        data = [getattr(side, "dataset", side) for side in (files.train, files.valid)]
+        sides, reader = [one.items for one in data], data[0].stage.reader
     else:
-        sides = [get_image_files(files) if isinstance(files, (str, Path)) else list(files)]
+        listed = get_image_files(files) if isinstance(files, (str, Path)) else list(files)
+        sides, reader = [listed], ()
     items = [item for side in sides for item in side]
-    found = _map_with_bar(_check_file, items, workers, progress)
-    bad = {item: reason for item, (reason, _) in zip(items, found) if reason}
+    found = _map_with_bar(partial(_check_file, reader=reader), items, workers, progress)
+    bad = {item if isinstance(item, Path) else item_name(item, place): reason
+           for place, (item, (reason, _)) in enumerate(zip(items, found)) if reason}
     whole = [(item, bits) for item, (_, bits) in zip(items, found) if bits is not None]
     if max_distance < 0 or not whole: return ImageReport(len(items), bad, [])
     first_side = sum(bits is not None for _, bits in found[: len(sides[0])])

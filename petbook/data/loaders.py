@@ -6,7 +6,7 @@
 __all__ = ['Batch', 'LoaderPosition', 'finish_batch', 'first_few', 'warn_of_skipped', 'read_pass', 'first_batch', 'show_batch',
            'Loader']
 
-# %% ../../nbs/350_loaders.ipynb #7e6ffbcc
+# %% ../../nbs/350_loaders.ipynb #c08ad4dc
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from ..core import DataError, ImageError, check_whole, random_stream
 from ..display import show_images
 from .passes import Key, cut_batches, pass_order
-from .datasets import ImageDataset, RawBatch, finish_prepared, read_batch
+from .datasets import (
+    ImageDataset, RawBatch, finish_prepared, item_name, read_batch)
 from .workers import fetch
 
 if TYPE_CHECKING:
@@ -71,12 +72,13 @@ class LoaderPosition:
         "Stand at the beginning of the epoch that comes next."
         if not self.moved: self.epoch, self.batch = next_epoch, 0
 
-# %% ../../nbs/350_loaders.ipynb #8dfcbbb7
+# %% ../../nbs/350_loaders.ipynb #096ce6a1
 def _note_failures(loader: "Loader", failed: Sequence[tuple[int, Exception]]) -> None:
     "Raise the first failure; with `on_error='skip'` note files that cannot be read."
     for index, error in failed:
         if loader.on_error == "raise" or not isinstance(error, ImageError): raise error
-        loader.skipped.setdefault(str(loader.dataset.items[index]), error.reason)
+        name = item_name(loader.dataset.items[index], index)
+        loader.skipped.setdefault(name, error.reason)
 
 # %% ../../nbs/350_loaders.ipynb #78382a6c
 def finish_batch(
@@ -106,16 +108,19 @@ def first_few(
     if len(lines) <= most: return list(lines)
     return [*lines[:most], f"  … and {len(lines) - most} more; all are in {where}"]
 
-# %% ../../nbs/350_loaders.ipynb #7ffad252
+# %% ../../nbs/350_loaders.ipynb #3e6b7757
 def warn_of_skipped(
     loader: "Loader",  # after a pass
 ) -> None:
     "Warn of files that were left out, each once. Raises `DataError` if nothing was left."
     new = list(loader.skipped.items())[loader.reported :]
     loader.reported = len(loader.skipped)
-    if len(loader.skipped) >= len(loader.dataset):
+    if not loader.skipped: return
+    names = {item_name(item, place) for place, item in enumerate(loader.dataset.items)}
+    if names <= loader.skipped.keys():
+        file, reason = next(iter(loader.skipped.items()))
         raise DataError(f"none of the {len(loader.dataset)} images can be read, for instance "
-                        f"{new[0][0]}: {new[0][1]}")
+                        f"{file}: {reason}")
     if not new: return
     lines = first_few([f"  {file}: {reason}" for file, reason in new], "loader.skipped")
     warnings.warn("\n".join([f"left out {len(new)} of {len(loader.dataset)} images:", *lines]),

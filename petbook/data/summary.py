@@ -169,7 +169,7 @@ def _tell_counts(vocab: Sequence[str], train: Tensor, valid: Tensor) -> str:
     return (f"number {train[0].item()}; {min(sizes)} to {max(sizes)} training items in a "
             f"class{note}")
 
-# %% ../../nbs/380_summary.ipynb #47207f8d
+# %% ../../nbs/380_summary.ipynb #101b3c04
 def explain_lists(
     summary: Summary,  # to write into
     block: "DataBlock",  # whose functions to use
@@ -193,8 +193,8 @@ def explain_lists(
         lambda: [encode_labels(block.blocks[1], take_items(labels, side), vocab,
                                take_items(items, side)) for side in sides],
         lambda targets: _tell_counts(vocab, *targets))
-    return ImageDataset(block.sources(take_items(items, sides[0])), targets[0],
-                        block.item_stage(), True, block.seed, block.blocks[0].type_tfms)
+    sources, stage = block.read_by(block.item_stage(), take_items(items, sides[0]))
+    return ImageDataset(sources, targets[0], stage, True, block.seed)
 
 # %% ../../nbs/380_summary.ipynb #6b945d92
 def _draw_ahead(
@@ -207,18 +207,16 @@ def _draw_ahead(
     copied.set_state(stream.get_state())
     return lambda: params_text(tfm.make_params(*image.shape[-2:], copied))
 
-# %% ../../nbs/380_summary.ipynb #748e3388
+# %% ../../nbs/380_summary.ipynb #fadbc352
 def explain_item(
     summary: Summary,  # to write into
     dataset: ImageDataset,  # whose first item is taken
 ) -> None:
     "Take the first training item through the item stage."
     image, stream = dataset.items[0], random_stream(dataset.seed, "item", 0, 0)
-    for function in dataset.type_tfms:
-        image = summary.step(getattr(function, "__name__", str(function)),
-                             describe_value(image), lambda: function(image))
-    for place, (title, step) in enumerate(dataset.stage.steps):
-        drew = _draw_ahead(dataset.stage.tfms[place - 1], image, stream) if place else str
+    first = len(dataset.stage.reader) + 1  # reading and opening come before the transforms
+    for place, (title, step) in enumerate(dataset.stage.steps, -first):
+        drew = str if place < 0 else _draw_ahead(dataset.stage.tfms[place], image, stream)
         image = summary.step(title, describe_value(image), lambda: step(image, stream),
                              drew=drew)
 

@@ -39,10 +39,10 @@ def default_workers(
     if usable_cores() == 1 or count < enough: return 0
     return min(usable_cores(), 8)
 
-# %% ../../nbs/345_workers.ipynb #81b3ebc8
+# %% ../../nbs/345_workers.ipynb #927d9b48
 def _why_not_sendable(dataset: ImageDataset) -> str | None:
     "Say why a dataset's functions cannot be imported by a spawned worker; None if they can."
-    try: sent = pickle.dumps((dataset.stage, dataset.type_tfms))
+    try: sent = pickle.dumps(dataset.stage)
     except Exception as error: return f"{type(error).__name__}: {error}"
     in_notebook = not hasattr(sys.modules["__main__"], "__file__")
     if not in_notebook or b"__main__" not in sent: return None

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['is_stateless', 'ItemStage', 'from_config']
 
-# %% ../../nbs/140_item_stage.ipynb #d5a48b44
+# %% ../../nbs/140_item_stage.ipynb #506b96c9
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..core import Configured, ModelFileError
 from . import cropping, resizing
 from .limits import pixel_limit
 from .opening import open_image
+from .readers import as_reader, function_name, read_source
 from .transforms import (
     ForeignTransform, ItemTransform, TrainOnly, as_item_transforms)
 from .values import rgb_colour, rgb_tensor
@@ -29,7 +31,12 @@ def is_stateless(
     own = type(tfm).__module__.startswith("petbook.")
     return own and not isinstance(tfm, ForeignTransform)
 
-# %% ../../nbs/140_item_stage.ipynb #3912e041
+# %% ../../nbs/140_item_stage.ipynb #e5502f00
+def _ignoring_generator(function: Callable, item: object, generator: object = None) -> object:
+    "Call a function of a reader in the place of a transform."
+    return function(item)
+
+# %% ../../nbs/140_item_stage.ipynb #315ec810
 class ItemStage(Configured):
     "Open an image and run the item transforms on it: what a loader does for each file."
 
@@ -41,30 +48,38 @@ class ItemStage(Configured):
         background: tuple[int, int, int] = (255, 255, 255),
         # how many pixels of one image may be decoded; None: what `open_image` believes
         max_pixels: int | None = None,
+        # functions of yours, from an item to what `open_image` takes; they run first
+        reader: Callable | Sequence[Callable] = (),
     ):
         self.tfms, self.background = as_item_transforms(tfms), rgb_colour(background)
         pixel_limit(max_pixels)  # refuses what is no number of pixels
-        self.max_pixels = max_pixels
+        self.max_pixels, self.reader = max_pixels, as_reader(reader)
 
-    def open(
+    def _open_source(
         self,
         source: object,  # anything `open_image` takes
         generator: torch.Generator | None = None,  # not used: opening is not random
-    ) -> Tensor:  # uint8, (3, H, W)
-        "Open an image, with no more pixels than the first transform needs."
+    ) -> Tensor:
         min_size = self.tfms[0].min_size if self.tfms else None
         return rgb_tensor(open_image(source, min_size, self.background, self.max_pixels))
 
-    def _prepared(self, source: object) -> Tensor:
-        image = self.open(source)
+    def open(
+        self,
+        item: object,  # what the reader takes; without one, anything `open_image` takes
+    ) -> Tensor:  # uint8, (3, H, W)
+        "Read and open an image, with no more pixels than the first transform needs."
+        return self._open_source(read_source(item, self.reader))
+
+    def _prepared(self, item: object) -> Tensor:
+        image = self.open(item)
         return self.tfms[0].prepare(image) if self.tfms else image
 
     def prepare(
         self,
-        source: object,  # anything `open_image` takes
+        item: object,  # as for `open`
     ) -> Tensor:  # uint8, (3, h, w), contiguous, which may be kept
         "Open an image and do what is the same in every epoch."
-        return self._prepared(source).contiguous()
+        return self._prepared(item).contiguous()
 
     def finish(
         self,
@@ -82,39 +97,57 @@ class ItemStage(Configured):
 
     def __call__(
         self,
-        source: object,  # anything `open_image` takes
+        item: object,  # as for `open`
         generator: torch.Generator | None = None,  # None: as for validation
     ) -> Tensor:  # uint8, (3, h, w), contiguous
         "Open an image and run all transforms."
-        return self.finish(self._prepared(source), generator)
+        return self.finish(self._prepared(item), generator)
 
     @property
     def steps(self) -> list[tuple[str, Callable]]:
-        "Each step's title and function `(image, generator=None) -> image`, opening first."
-        return [("open_image", self.open)] + [(repr(tfm), tfm) for tfm in self.tfms]
+        "Each step's title and function `(image, generator=None) -> image`, as they run."
+        reading = [(function_name(function), partial(_ignoring_generator, function))
+                   for function in self.reader]
+        return [*reading, ("open_image", self._open_source),
+                *((repr(tfm), tfm) for tfm in self.tfms)]
 
     @property
     def shareable(self) -> bool:
-        "May threads run this stage side by side? Only if all its transforms are petbook's."
-        return all(is_stateless(tfm) for tfm in self.tfms)
+        "May threads run this stage side by side? Only if nothing in it is foreign."
+        return not self.reader and all(is_stateless(tfm) for tfm in self.tfms)
+
+    def read_by(
+        self,
+        reader: Callable | Sequence[Callable] = (),  # functions that run first
+    ) -> "ItemStage":
+        "Give the same stage with another reader."
+        return ItemStage(self.tfms, self.background, self.max_pixels, reader)
 
     def for_validation(self) -> "ItemStage":
         "Give the same stage without what only training runs."
         return ItemStage([tfm for tfm in self.tfms if not isinstance(tfm, TrainOnly)],
-                         self.background, self.max_pixels)
+                         self.background, self.max_pixels, self.reader)
 
     def config(self) -> dict:
         "Write the stage down as JSON holds it, for `from_config`."
-        return {"name": "ItemStage", "tfms": [tfm.config() for tfm in self.tfms],
-                "background": list(self.background)}
+        written = {"name": "ItemStage", "tfms": [tfm.config() for tfm in self.tfms],
+                   "background": list(self.background)}
+        if not self.reader: return written
+        return written | {"reader": [{"name": "foreign", "class": function_name(function)}
+                                     for function in self.reader]}
 
-# %% ../../nbs/140_item_stage.ipynb #db638ffd
+# %% ../../nbs/140_item_stage.ipynb #9a76f37c
 _KNOWN_ROOMS = resizing, cropping
 
 def from_config(
     config: dict,  # what `config()` gave, perhaps by way of a file
 ) -> ItemTransform | ItemStage:
     "Build an item transform or stage again; raise `ModelFileError` if it is not petbook's."
-    if isinstance(config, dict) and config.get("name") == "ItemStage" and "tfms" not in config:
-        raise ModelFileError(f"cannot build an item stage from {config!r:.300}: no tfms")
+    if isinstance(config, dict) and config.get("name") == "ItemStage":
+        if "tfms" not in config:
+            raise ModelFileError(f"cannot build an item stage from {config!r:.300}: no tfms")
+        if config.get("reader"):
+            raise ModelFileError(
+                f"its images were read by {str(config['reader'])[:120]}, and code cannot be "
+                "kept in a model file; pass it again: load_learner(file, reader=[…])")
     return core.from_config(config, (ItemTransform, ItemStage), "item transform")

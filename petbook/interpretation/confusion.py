@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Record', 'PredictionSet', 'most_confused', 'similarity_order', 'plot_confusion_matrix']
 
-# %% ../../nbs/700_confusion.ipynb #7ab836cf
-from collections.abc import Sequence
+# %% ../../nbs/700_confusion.ipynb #496d37f7
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core import DataError, check_choice, check_range
 from ..fonts import use_fonts
 from ..images.opening import open_image
+from ..images.readers import read_source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,7 +82,7 @@ class Record(NamedTuple):
     probability: float  # of the predicted class
     probability_actual: float  # of the label
 
-# %% ../../nbs/700_confusion.ipynb #be49df36
+# %% ../../nbs/700_confusion.ipynb #d0c936a3
 class PredictionSet:
     "Probabilities, targets, losses and items of one pass over some data; no images."
 
@@ -92,7 +93,10 @@ class PredictionSet:
         losses: Tensor | None = None,  # (N,); worked out from the probabilities if None
         items: Sequence | None = None,  # N paths (or images), opened only when shown
         vocab: Sequence[str] | None = None,  # C names; the class numbers if None
+        # the data's own functions from an item to what `open_image` takes
+        reader: Sequence[Callable] = (),
     ):
+        self.reader = tuple(reader)
         probabilities = torch.as_tensor(probabilities).detach().cpu()
         targets = torch.as_tensor(targets).detach().cpu()
         _check_lengths(probabilities, targets, losses, items, vocab)
@@ -128,7 +132,7 @@ class PredictionSet:
         if self.items is None:
             raise DataError("these predictions know no items, so there is no image to open; "
                             "give `items`, or use from_learner with a loader of paths")
-        return open_image(self.items[index], min_size=min_size)
+        return open_image(read_source(self.items[index], self.reader), min_size=min_size)
 
     def __len__(self) -> int: return len(self.targets)
 

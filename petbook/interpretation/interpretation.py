@@ -6,7 +6,7 @@
 __all__ = ['collect_predictions', 'top_losses', 'format_probability', 'item_caption', 'plot_top_losses', 'plot_label_errors',
            'ClassificationInterpretation']
 
-# %% ../../nbs/730_interpretation.ipynb #b6aa2177
+# %% ../../nbs/730_interpretation.ipynb #224a2b7e
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,16 +25,16 @@ from .label_errors import LabelError, label_quality, list_label_errors
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../../nbs/730_interpretation.ipynb #b0490fff
+# %% ../../nbs/730_interpretation.ipynb #71112c92
 def _loader_of(learn, ds_idx: int, dl):
     "The loader to predict: the one given, or one of the learner's; for training a plain one."
     check_choice("ds_idx", ds_idx, [0, 1])
     loader = dl if dl is not None else learn.dls.valid if ds_idx else learn.dls.train
     is_train = loader is getattr(learn.dls, "train", None)
-    if not is_train or not hasattr(learn.dls, "test_dl"): return loader
-    return learn.dls.test_dl(loader.dataset.items, with_labels=True)
+    if not is_train or not hasattr(learn.dls, "read_again"): return loader
+    return learn.dls.read_again(loader, bs=learn.dls.valid.bs)
 
-# %% ../../nbs/730_interpretation.ipynb #ffaa2d0f
+# %% ../../nbs/730_interpretation.ipynb #b1cfbdf2
 def collect_predictions(
     learn,  # a `Learner`, or anything with `dls` and `get_preds`
     ds_idx: int = 1,  # 1: the validation set; 0: the training set
@@ -51,7 +51,8 @@ def collect_predictions(
     known = getattr(getattr(loader, "dataset", None), "items", None)
     found = known is not None and places is not None
     items = [known[place] for place in places.tolist()] if found else None
-    return PredictionSet(probabilities, targets, losses, items, learn.dls.vocab)
+    reader = getattr(getattr(getattr(loader, "dataset", None), "stage", None), "reader", ())
+    return PredictionSet(probabilities, targets, losses, items, learn.dls.vocab, reader)
 
 # %% ../../nbs/730_interpretation.ipynb #4e2b23c2
 def top_losses(
@@ -136,7 +137,7 @@ def plot_label_errors(
     figure = _plot_items(predictions, places, captions, nrows, ncols, figsize)
     return figure if return_fig else None
 
-# %% ../../nbs/730_interpretation.ipynb #2a83d01b
+# %% ../../nbs/730_interpretation.ipynb #f0837151
 class ClassificationInterpretation(PredictionSet):
     "All that one pass over labelled images tells of a classifier."
 
@@ -147,7 +148,8 @@ class ClassificationInterpretation(PredictionSet):
                      ) -> "ClassificationInterpretation":
         "Predict once, and keep numbers, not images; the training set without augmentation."
         found = collect_predictions(learn, ds_idx, dl)
-        return cls(found.probabilities, found.targets, found.losses, found.items, found.vocab)
+        return cls(found.probabilities, found.targets, found.losses, found.items, found.vocab,
+                   found.reader)
 
     def __repr__(self) -> str: return f"{super().__repr__()[:-1]}: {self.error()})"
 

@@ -7,8 +7,9 @@ __all__ = ['LabelSmoothingCrossEntropyFlat', 'FocalLossFlat', 'flatten_classes',
            'LabelSmoothingCrossEntropy', 'class_weights', 'focused_log_softmax', 'FocalLoss', 'default_loss',
            'activate']
 
-# %% ../../nbs/410_loss_functions.ipynb #77cf237a
+# %% ../../nbs/410_loss_functions.ipynb #4541dc6d
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -206,13 +207,15 @@ def default_loss(
     if kind is None: what = "data that does not say what its targets are"
     raise ValueError(f"no loss is known for {what}; pass loss_func=…")
 
-# %% ../../nbs/410_loss_functions.ipynb #a17717e5
+# %% ../../nbs/410_loss_functions.ipynb #07d7f160
 def activate(
     loss_func: Callable,  # petbook's losses know their activation, torch's do not
     logits: Tensor,  # (B, C)
 ) -> Tensor:  # probabilities; for an unknown loss the logits themselves
     "Turn logits into probabilities, as the loss function reads them."
     if hasattr(loss_func, "activation"): return loss_func.activation(logits)
-    named = getattr(loss_func, "__name__", "") == "cross_entropy"
-    is_cross_entropy = named or isinstance(loss_func, nn.CrossEntropyLoss)
-    return logits.softmax(-1) if is_cross_entropy else logits
+    function = loss_func.func if isinstance(loss_func, partial) else loss_func
+    named = getattr(function, "__name__", "") in ("cross_entropy", "nll_loss")
+    # the softmax of logarithms of probabilities gives back the probabilities
+    known = named or isinstance(function, (nn.CrossEntropyLoss, nn.NLLLoss))
+    return logits.softmax(-1) if known else logits

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['accuracy', 'error_rate', 'top_k_accuracy', 'confusion_counts', 'balanced_accuracy', 'matthews_corrcoef', 'Precision',
-           'Recall', 'F1Score', 'MatthewsCorrCoef', 'BalancedAccuracy', 'metric_name', 'find_metrics', 'Evaluation',
-           'Scores']
+           'Recall', 'F1Score', 'MatthewsCorrCoef', 'BalancedAccuracy', 'metric_name', 'find_metrics', 'metric_columns',
+           'Evaluation', 'try_metrics', 'Scores']
 
-# %% ../../nbs/420_metrics.ipynb #729c428c
+# %% ../../nbs/420_metrics.ipynb #84b9f7c2
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..core import DataError, check_choice, check_range
 from .cross_entropy import check_targets
@@ -213,7 +214,35 @@ def find_metrics(
     given = metrics if isinstance(metrics, (list, tuple)) else [metrics]
     return [_found(metric) for metric in given]
 
-# %% ../../nbs/420_metrics.ipynb #c88e3739
+# %% ../../nbs/420_metrics.ipynb #84def749
+def metric_columns(
+    metric: Callable,  # for its name
+    found: object,  # what it gave: a number, or a dict of numbers
+    taken: Sequence[str] = (),  # names of columns that there are already
+) -> dict[str, float]:  # column -> value
+    "Name the values of a metric. Raises `TypeError` for what is not a number."
+    values = found if isinstance(found, dict) else {metric_name(metric): found}
+    columns = {}
+    for name, value in values.items():
+        name, number = str(name), 2
+        try: value = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"the metric {name} gives {type(value).__name__} "
+                            f"{tuple(getattr(value, 'shape', ()))}, and a column of the table "
+                            "holds one number; give a number, or a dict of them") from None
+        column = name
+        while column in taken or column in columns:
+            column, number = f"{name}_{number}", number + 1
+        columns[column] = value
+    return columns
+
+# %% ../../nbs/420_metrics.ipynb #1723ea84
+def _expected_columns(metric: Callable) -> list[str]:
+    "The columns of a metric that has not been asked yet, as far as it says."
+    keys = getattr(metric, "keys", None)
+    return [str(name) for name in keys()] if callable(keys) else [metric_name(metric)]
+
+# %% ../../nbs/420_metrics.ipynb #031e1bbc
 class Evaluation:
     "Gathers what a pass over a loader predicted, and says how good it was."
 
@@ -251,14 +280,40 @@ class Evaluation:
 
     def results(self) -> dict[str, float]:
         "Give the mean loss, `valid_loss`, and each metric, by name; NaN if nothing was added."
-        names = [metric_name(metric) for metric in self.metrics]
+        names = [name for metric in self.metrics for name in _expected_columns(metric)]
         if not self.preds: return dict.fromkeys(["valid_loss", *names], float("nan"))
         preds, targets = torch.cat(self.preds), torch.cat(self.targets)
         values = {"valid_loss": self.mean_loss()}
-        for name, metric in zip(names, self.metrics):
+        for metric in self.metrics:
             fed = hasattr(metric, "update")
-            values[name] = float(metric.compute() if fed else metric(preds, targets))
+            found = metric.compute() if fed else metric(preds, targets)
+            values |= metric_columns(metric, found, values)
         return values
+
+# %% ../../nbs/420_metrics.ipynb #7a06d960
+def try_metrics(
+    metrics: Sequence[Callable],  # as `find_metrics` gives them
+    classes: int,  # how many there are
+    device: torch.device | str = "cpu",  # where the logits will be
+) -> list[str]:  # the names of all columns
+    "Ask each metric about a made-up batch. Raises `DataError` naming the one that fails."
+    targets = torch.arange(classes, device=device).repeat(2)
+    logits = 2.0 * F.one_hot(targets.roll(1), classes) + F.one_hot(targets, classes)
+    columns = []
+    for metric in metrics:
+        try:
+            asked = Evaluation([metric])
+            asked.add(logits, targets, logits.new_zeros(()))
+            found = list(asked.results())[1:]
+            if hasattr(metric, "update"): metric.reset()
+        except Exception as error:
+            raise DataError(
+                f"the metric {metric_name(metric)} fails on a made-up batch, logits "
+                f"{tuple(logits.shape)} and targets {tuple(targets.shape)}: "
+                f"{type(error).__name__}: {error}; a metric is a function (logits, targets) "
+                "-> number, or an object with update, compute and reset") from error
+        columns += list(metric_columns(metric, dict.fromkeys(found, 0.0), columns))
+    return columns
 
 # %% ../../nbs/420_metrics.ipynb #5f752988
 class Scores(tuple):

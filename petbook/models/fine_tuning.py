@@ -201,7 +201,15 @@ def _check_fine_tune(
                         "unfreeze and fit_one_cycle")
     check_range("lr_mult", lr_mult, 0, open_low=True)
 
-# %% ../../nbs/650_fine_tuning.ipynb #88cc426e
+# %% ../../nbs/650_fine_tuning.ipynb #12506eb5
+def _freeze_if_divided(trainer: "Trainer") -> None:
+    "Freeze the body; with one layer group let everything learn, and say so."
+    if len(trainer.layer_groups) > 1: return freeze(trainer)
+    unfreeze(trainer)
+    print("one layer group, so nothing is frozen: all of it learns in both phases (a splitter "
+          "would say where the head begins)")
+
+# %% ../../nbs/650_fine_tuning.ipynb #35015095
 def fine_tune(
     trainer: "Trainer",  # or a `Learner`
     epochs: int,  # epochs with everything learning
@@ -226,7 +234,7 @@ def fine_tune(
         linear_probe(trainer)
         base_lr, lr_mult = base_lr / 10, lr_mult / 10
     else:
-        freeze(trainer)
+        _freeze_if_divided(trainer)
         fit_one_cycle(trainer, freeze_epochs, slice(base_lr), pct_start=0.99, phase="frozen",
                       **both)
     unfreeze(trainer)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cnn_learner', 'Learner', 'vision_learner']
 
-# %% ../../nbs/670_learner.ipynb #8c59f0f8
+# %% ../../nbs/670_learner.ipynb #8752ab40
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from .fine_tuning import (
     fine_tune, fit_flat_cos, fit_one_cycle, fit_sgdr, freeze, freeze_to, lr_range, unfreeze)
 from .new_images import (
     loader_to_ask, predict_augmented, predict_item, show_predictions)
+from .overview import ModelSummary, describe_learner, summarize_model
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
@@ -52,7 +53,7 @@ _Schedule = Callable[[float], dict] | None
 _Ends = float | Sequence[float]
 _Readings = Callable | str | Sequence[Callable | str] | None
 
-# %% ../../nbs/670_learner.ipynb #11ef74b5
+# %% ../../nbs/670_learner.ipynb #aeecba60
 class Learner(Trainer):
     "A `Trainer` that can be asked; `vision_learner` makes one from data and an architecture."
     stats = None  # mean and standard deviation that the body wants; given by `vision_learner`
@@ -167,6 +168,12 @@ class Learner(Trainer):
         figure = show_predictions(self, dl, max_n, shuffle, nrows, ncols, ds_idx)
         return figure if return_fig else None
 
+    def summary(self) -> ModelSummary:
+        "Describe the network layer by layer, and what is frozen: `summarize_model`."
+        return summarize_model(self)
+
+    def __repr__(self) -> str: return describe_learner(self)
+
     def export(
         self, path: str | Path = "export.safetensors", allow_foreign: bool = False,
     ) -> Path:  # the file
@@ -186,7 +193,7 @@ def _count_classes(
     check_range("n_out", n_out, 1)
     return n_out
 
-# %% ../../nbs/670_learner.ipynb #c4f01039
+# %% ../../nbs/670_learner.ipynb #465e4b10
 def vision_learner(
     dls,  # `DataLoaders`; stays as it is
     # as for `create_body`: `petnet`, `resnet34`, "efficientnet_lite0", your own
@@ -225,6 +232,8 @@ def vision_learner(
     concat_pool: bool = True,  # to the largest and the average, or the average alone?
     first_bn: bool = True,  # batch norm on the pooled features?
     bn_final: bool = False,  # batch norm on the logits?
+    # bits that do not depend on the number of threads? (slower: `same_bits`)
+    deterministic: bool = False,
 ) -> Learner:
     "Make a `Learner` from data and an architecture. Raises what `create_vision_model` raises."
     seed = next(one for one in (seed, getattr(dls, "seed", None), 42) if one is not None)
@@ -234,7 +243,7 @@ def vision_learner(
                                     first_bn, bn_final)
     learner = Learner(dls, model, loss_func, opt_func, lr, splitter or layer_groups, cbs,
                       metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms,
-                      precision, channels_last, compile, seed, device)
+                      precision, channels_last, compile, seed, device, deterministic)
     if normalize and model[0].mean is not None:
         learner.stats = (model[0].mean, model[0].std)
         learner.dls = dls  # again, for now the statistics are known

@@ -42,14 +42,15 @@ def loader_to_ask(
     asked.set_epoch(dl.epoch)
     return asked
 
-# %% ../../nbs/665_new_images.ipynb #f360937f
+# %% ../../nbs/665_new_images.ipynb #0ff0e7d3
 def predict_item(
     learner: "Trainer",  # or a `Learner`
-    # a path, bytes, an open file, a PIL image, an array or a tensor (uint8, (3, H, W))
+    # a path, bytes, an open file, a PIL image, an array or a tensor (uint8, (3, H, W)); or
+    # what the data was built from, such as a row of a table
     item: object,
 ) -> tuple[str, Tensor, Tensor]:  # the class, its number, the probability of every class
     "Say what is in one image. Raises `ImageError` if it cannot be read."
-    image = learner.dls.item_stage(item)
+    image = learner.dls.item_stage(learner.dls.source(item))
     x = learner.dls.batch_stage(image[None].to(learner.device))
     probabilities = learner.get_preds([(x,)])[0][0]
     index = probabilities.argmax()
@@ -65,7 +66,7 @@ def _rereadable(
     raise DataError(f"{method} reads each image anew, and for that needs a loader of petbook, "
                     f"like dls.valid or dls.test_dl(files), but got a {type(dl).__name__}")
 
-# %% ../../nbs/665_new_images.ipynb #9a55e310
+# %% ../../nbs/665_new_images.ipynb #30c43f0a
 def predict_augmented(
     learner: "Trainer",  # or a `Learner`
     # a loader, for instance from `dls.test_dl`; 0 or 1 as for `ds_idx`; None for the
@@ -81,8 +82,7 @@ def predict_augmented(
     check_range("n", n, 1)
     if beta is not None: check_range("beta", beta, 0, 1)
     dl = _rereadable(loader_to_ask(learner, dl, ds_idx), "tta")
-    items = dl.dataset.items
-    passes = [learner.get_preds(learner.dls.test_dl(items, augment=True, epoch=number))[0]
+    passes = [learner.get_preds(learner.dls.read_again(dl, augment=True, epoch=number))[0]
               for number in range(n)]
     plain, targets = learner.get_preds(dl)
     if use_max: return torch.stack([plain, *passes]).amax(0), targets
@@ -102,7 +102,7 @@ def _items_to_show(
     stream = random_stream(learner.seed, "show_results")
     return torch.randperm(count, generator=stream)[:max_n].tolist()
 
-# %% ../../nbs/665_new_images.ipynb #026871d7
+# %% ../../nbs/665_new_images.ipynb #0597aad8
 def show_predictions(
     learner: "Trainer",  # or a `Learner`
     # a loader, for instance from `dls.test_dl`; 0 or 1 as for `ds_idx`; None for the
@@ -116,13 +116,13 @@ def show_predictions(
 ) -> "Figure":  # the figure
     "Draw images with their class and, below it, the prediction: green if right, red if not."
     check_range("max_n", max_n, 1)
-    data = _rereadable(loader_to_ask(learner, dl, ds_idx), "show_results").dataset
-    chosen = _items_to_show(learner, len(data.items), max_n, shuffle)
-    loader = learner.dls.test_dl([data.items[item] for item in chosen])
-    vocab = learner.dls.vocab
+    asked = _rereadable(loader_to_ask(learner, dl, ds_idx), "show_results")
+    chosen = _items_to_show(learner, len(asked.dataset), max_n, shuffle)
+    loader, vocab = learner.dls.read_again(asked, chosen), learner.dls.vocab
     x = torch.cat([batch.x for batch in loader.batches()])
     guesses = [vocab[guess] for guess in learner.get_preds([(x,)])[0].argmax(1).tolist()]
-    actual = [vocab[target] if target >= 0 else "" for target in data.targets[chosen].tolist()]
+    actual = [vocab[target] if target >= 0 else ""
+              for target in loader.dataset.targets.tolist()]
     figure = show_images(list(learner.dls.batch_stage.decode(x)),
                          [f"{name}\n{guess}" for name, guess in zip(actual, guesses)],
                          nrows, ncols, suptitle="actual, and below it predicted",

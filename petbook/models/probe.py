@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pooled_features', 'fit_logistic', 'even_folds', 'solve_probe', 'Probe', 'linear_probe']
 
-# %% ../../nbs/640_probe.ipynb #711db290
+# %% ../../nbs/640_probe.ipynb #e6d22b77
 import math
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..core import DataError, isolated_randomness
 from ..training.batches import every_batch
+from ..training.bits import same_bits
 from ..training.optimizers import autocast
 from .cutting import Body, evaluation_mode
 from .heads import create_head, replace_head
@@ -43,15 +44,16 @@ def _bare_head(
                         "part is a Body")
     return create_head(model[0].num_features, n_out, **_probe_head(model[0]))
 
-# %% ../../nbs/640_probe.ipynb #b7b3124a
+# %% ../../nbs/640_probe.ipynb #7cd34624
 def pooled_features(
     trainer: "Trainer",  # or a `Learner`, whose model came from `create_vision_model`
     dl,  # a loader of (x, y), or a list of batches
 ) -> tuple[Tensor, Tensor]:  # float32 (N, features), int64 (N,), on the CPU
     "Send a loader's images through the body once, and pool the result. Raises `DataError`."
     body, pool, rows = trainer.model[0], _bare_head(trainer.model, 1)[:-1], []
-    with (isolated_randomness(trainer.seed, "validate"), evaluation_mode(trainer.model),
-          torch.no_grad(), closing(every_batch(dl)) as batches):
+    with (isolated_randomness(trainer.seed, "validate"), same_bits(trainer.deterministic),
+          evaluation_mode(trainer.model), torch.no_grad(),
+          closing(every_batch(dl)) as batches):
         for batch in batches:
             x, y, _ = trainer.to_device(batch)
             with autocast(trainer.device, trainer.precision): features = pool(body(x))
@@ -157,7 +159,7 @@ class Probe:
                     f"{self.loss:.3f})" if len(self.tried) > 1 else "")
         return f"linear probe on {self.n_items} items: penalty {self.l2:g}{held_out}"
 
-# %% ../../nbs/640_probe.ipynb #57c42752
+# %% ../../nbs/640_probe.ipynb #7bb564b3
 def linear_probe(
     trainer: "Trainer",  # or a `Learner`, whose model came from `create_vision_model`
     # strengths of the L2 penalty to choose from, strong to weak
@@ -172,9 +174,9 @@ def linear_probe(
                         "that needs petbook's DataLoaders")
     n_out = dls.c
     _bare_head(model, n_out)  # refuses other models before the work begins
-    items = dls.test_dl(dls.train.dataset.items, with_labels=True)
-    features, y = pooled_features(trainer, items)
-    weight, bias, tried = solve_probe(features, y, n_out, sorted(penalties, reverse=True))
+    features, y = pooled_features(trainer, dls.read_again(dls.train, bs=dls.valid.bs))
+    with same_bits(trainer.deterministic):
+        weight, bias, tried = solve_probe(features, y, n_out, sorted(penalties, reverse=True))
     layer = replace_head(model, n_out, **_probe_head(model[0]))[-1]
     with torch.no_grad():
         layer.weight.copy_(weight)

@@ -204,9 +204,10 @@ BATCH_TRANSFORMS = Named({
                              "min_aspect": Number(0.001, 1), "max_count": Number(1, 100)}),
     **_FOREIGN})
 
-# %% ../../nbs/655_schema.ipynb #dedfa081
+# %% ../../nbs/655_schema.ipynb #5de8e2c7
 ITEM_STAGE = Named({"ItemStage": Record(
-    {"tfms": ListOf(ITEM_TRANSFORMS, 0, 32), "background": ListOf(Whole(0, 255), 3, 3)},
+    {"tfms": ListOf(ITEM_TRANSFORMS, 0, 32), "background": ListOf(Whole(0, 255), 3, 3),
+     "reader": ListOf(Named(_FOREIGN), 1, 16)},  # names only: who loads it brings the code
     ("tfms",))})
 BATCH_STAGE = Named({"BatchStage": Record({"tfms": ListOf(BATCH_TRANSFORMS, 0, 32)},
                                           ("tfms",))})

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['smoothed', 'plot_loss', 'plot_sched', 'Recorder', 'check_finite', 'NaNGuard']
 
-# %% ../../nbs/530_recording.ipynb #7aece1f0
+# %% ../../nbs/530_recording.ipynb #bd213fe2
 import math
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core import TrainingError
 from ..display import ResultsTable
-from ..losses.metrics import metric_name
+from ..losses.metrics import metric_name, try_metrics
 from .events import Callback, Events
 
 if TYPE_CHECKING:
@@ -100,7 +100,14 @@ def _mean_loss(losses: Sequence[float], sizes: Sequence[int]) -> float:
     if not sizes: return float("nan")
     return sum(loss * size for loss, size in zip(losses, sizes)) / sum(sizes)
 
-# %% ../../nbs/530_recording.ipynb #54b53048
+# %% ../../nbs/530_recording.ipynb #0561f80e
+def _metric_names(trainer: Events) -> list[str]:
+    "The columns of the metrics, each tried once if the data says how many classes it has."
+    classes = getattr(trainer.dls, "c", None) or len(getattr(trainer.dls, "vocab", None) or ())
+    if classes: return try_metrics(trainer.metrics, classes, trainer.device)
+    return [metric_name(metric) for metric in trainer.metrics]
+
+# %% ../../nbs/530_recording.ipynb #41791963
 class Recorder(Callback):
     "Records `losses`, `lrs`, `group_lrs`, `moms`, `sizes` per batch, and `rows` per epoch."
     order, run_valid = -100, False
@@ -135,7 +142,7 @@ class Recorder(Callback):
                 for row in self.rows]
 
     def before_fit(self, trainer) -> None:
-        names = [metric_name(metric) for metric in trainer.metrics]
+        names = _metric_names(trainer)
         self.columns = ["phase", "epoch", "train_loss", "valid_loss", *names, "time"]
 
     def before_epoch(self, trainer) -> None: self.started = time.perf_counter()

@@ -159,7 +159,7 @@ class CSVLogger(Callback):
             if self.earlier.partition("\n")[0] != ",".join(table.columns): writer.writeheader()
             writer.writerows(table.rows)
 
-# %% ../../nbs/560_tracking.ipynb #663bcfc2
+# %% ../../nbs/560_tracking.ipynb #e278eb85
 class TensorBoard(Callback):
     """Write losses, learning rates and metrics for TensorBoard, after every epoch.
 
@@ -188,7 +188,7 @@ class TensorBoard(Callback):
         self.done = len(recorder.losses)
         for name, value in recorder.rows[-1].items():
             if isinstance(value, float):
-                self.writer.add_scalar(f"epoch/{name}", value, trainer.epoch)
+                self.writer.add_scalar(f"epoch/{name}", value, recorder.rows[-1]["epoch"])
         self.writer.flush()
 
     def cleanup_fit(self, trainer) -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['create_opt', 'Trainer']
 
-# %% ../../nbs/550_trainer.ipynb #c5a53258
+# %% ../../nbs/550_trainer.ipynb #4812b133
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..core import check_whole, default_device, isolated_randomness
 from ..losses.functions import default_loss
 from ..losses.metrics import Scores, find_metrics
 from .batches import batch_to_device, count_batches, reseed_generators
+from .bits import same_bits
 from .checkpoints import (
     load_model, load_training_state, model_path, save_model, training_state)
 from .events import Callback, Events, kept_attributes
@@ -77,7 +78,7 @@ def _place_model(trainer: Events, compile: bool) -> None:
 # %% ../../nbs/550_trainer.ipynb #853fdadc
 _later: Any = None
 
-# %% ../../nbs/550_trainer.ipynb #7021f6bd
+# %% ../../nbs/550_trainer.ipynb #5e2f9750
 class Trainer(Events):
     "Trains a model on data. Each method calls the function of its name from the pages before."
     fits = epoch = batch = first_epoch = last_epoch = 0  # where the run is
@@ -108,6 +109,7 @@ class Trainer(Events):
         compile: bool = False,  # train through `torch.compile`?
         seed: int | None = None,  # names the random streams; the data's seed if None
         device: str | torch.device | None = None,  # the data's device if None
+        deterministic: bool = False,  # bits that do not depend on the number of threads?
     ):
         self.dls, self.model, self.results = dls, model, {}
         self.opt_func, self.lr, self.splitter = opt_func, lr, splitter
@@ -115,6 +117,7 @@ class Trainer(Events):
         self.wd, self.wd_bn_bias, self.train_bn = wd, wd_bn_bias, train_bn
         self.loss_func = default_loss(dls) if loss_func is None else loss_func
         self.metrics, self.channels_last = find_metrics(metrics), channels_last
+        self.deterministic = deterministic
         self.seed = _first_given(seed, getattr(dls, "seed", None), 42)
         self.device = default_device(_first_given(device, getattr(dls, "device", None)))
         self.set_precision(precision)
@@ -137,7 +140,8 @@ class Trainer(Events):
         "Train for some epochs. Raises `TrainingError` if the loss stops being finite."
         _begin_fit(self, n_epoch, lr, wd, reset_opt)
         self.schedule, self.phase = schedule, phase or f"fit {self.fits}"
-        with self.added_cbs(cbs), isolated_randomness(self.seed, "fit", self.epoch):
+        with (isolated_randomness(self.seed, "fit", self.epoch), self.added_cbs(cbs),
+              same_bits(self.deterministic)):
             try: self.within("fit", self.run_fit)
             finally: _end_fit(self)
 
@@ -205,9 +209,11 @@ class Trainer(Events):
         self,
         file: str | Path,  # what `save` was given
         with_opt: bool = True,  # the optimizer's state too, if the file has it?
+        part: str = "all",  # "all", or "body": leave the head as it is
+        match_classes: bool = False,  # take the head's rows by the names of their classes?
     ) -> Self:  # the trainer itself
-        "Read weights that `save` wrote. Raises `ModelFileError`."
-        load_model(self, file, with_opt)
+        "Read weights that `save` wrote. Raises `ModelFileError` if they do not fit."
+        load_model(self, file, with_opt, part, match_classes)
         return self
 
     def model_file(self, file: str | Path) -> Path:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_card', 'gallery_html', 'as_interpretation', 'ConfusionExplorer']
 
-# %% ../../nbs/835_confusion_explorer.ipynb #4d3f31b0
+# %% ../../nbs/835_confusion_explorer.ipynb #7e377d02
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,16 +17,18 @@ from PIL import Image, ImageDraw
 from ..core import ImageError, check_choice, check_range
 from ..display import image_html, new_figure, to_html
 from ..images.opening import open_image
+from ..images.readers import read_source
 from ..interpretation.interpretation import ClassificationInterpretation
 from .explorers import Explorer
 
-# %% ../../nbs/835_confusion_explorer.ipynb #e6aa3b3f
+# %% ../../nbs/835_confusion_explorer.ipynb #4cb9da86
 def image_card(
     source: object,  # a path, or anything that `open_image` takes
     size: int = 160,  # the longer side, in pixels
+    reader: Sequence[Callable] = (),  # the data's own functions before the opening
 ) -> Image.Image:  # RGB, upright; a grey card with the reason if the file cannot be read
     "Make a small copy of an image, or a card that says why there is none."
-    try: image = open_image(source, min_size=(size, size)).copy()
+    try: image = open_image(read_source(source, reader), min_size=(size, size)).copy()
     except ImageError as error:
         image = Image.new("RGB", (size, size * 3 // 4), (225, 225, 225))
         words = "\n".join(textwrap.wrap(error.reason, size // 7))
@@ -76,7 +78,7 @@ def _caption(interpretation, index: int, names: Sequence[str]) -> str:
                    name=name,
                    actual=names[actual], chance_of_actual=f"{row[actual]:.2f}")
 
-# %% ../../nbs/835_confusion_explorer.ipynb #0f81d377
+# %% ../../nbs/835_confusion_explorer.ipynb #e9962ba0
 _CELL = """<p style="margin:8px 6px 0"><b>{{ actual }}</b>,
 {% if actual == predicted %}rightly recognised{% else %}taken for
 <b>{{ predicted }}</b>{% endif %}: {{ count }}</p>{% if gallery %}{{ gallery }}{% else %}
@@ -90,9 +92,9 @@ def _cell_html(explorer) -> str:
     shown = indices[:explorer.max_n]
     count = f"{len(indices)}"
     if len(shown) < len(indices): count = f"{len(shown)} of {len(indices)}"
-    items = explorer.interpretation.items
+    items, reader = explorer.interpretation.items, explorer.interpretation.reader
     if items is not None:
-        images = [image_card(items[index], explorer.image_size) for index in shown]
+        images = [image_card(items[index], explorer.image_size, reader) for index in shown]
         captions = [_caption(explorer.interpretation, index, names) for index in shown]
         gallery = gallery_html(images, captions,
                                [f"{actual} taken for {predicted}"] * len(shown))
@@ -114,7 +116,7 @@ def _draw_matrix(ax, explorer) -> None:
     ax.plot(explorer.predicted, explorer.actual, "s", ms=180 / len(names), mfc="none",
             mec="tab:red", mew=2)
 
-# %% ../../nbs/835_confusion_explorer.ipynb #ef129260
+# %% ../../nbs/835_confusion_explorer.ipynb #3db77655
 def _draw_confusion(explorer):
     "The still figure of a `ConfusionExplorer`."
     figure, names = new_figure(9.5, 4.2), explorer.vocab
@@ -127,7 +129,8 @@ def _draw_confusion(explorer):
     for place, pane in enumerate(right.subplots(2, 3).flat):
         pane.axis("off")
         if place >= len(shown) or items is None: continue
-        pane.imshow(np.asarray(image_card(items[shown[place]])))
+        item = items[shown[place]]
+        pane.imshow(np.asarray(image_card(item, reader=explorer.interpretation.reader)))
         row = explorer.interpretation.probabilities[shown[place]]
         pane.set_title(f"{predicted} {row[explorer.predicted]:.2f}\n"
                        f"{actual} {row[explorer.actual]:.2f}", fontsize=7, parse_math=False)
