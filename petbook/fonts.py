@@ -36,7 +36,7 @@ def missing_letters(
                           if ord(letter) not in known and letter.isprintable()
                           and not letter.isspace()))
 
-# %% ../nbs/009_fonts.ipynb #7690825d
+# %% ../nbs/009_fonts.ipynb #60915d50
 _told = set()  # letters that no font has and that have been said
 
 def _families_for(letters: str) -> tuple[list[str], str]:
@@ -59,9 +59,9 @@ def _say_missing(letters: str) -> None:
     new = [letter for letter in letters if letter not in _told]
     if not new: return
     _told.update(new)
-    warnings.warn(f"no installed font has {' '.join(new[:10])}{' …' if len(new) > 10 else ''}, "
-                  "so figures show boxes instead; install one, for instance Noto "
-                  "(fonts.google.com/noto; on Debian and Ubuntu the packages fonts-noto-core "
+    some = " ".join(new[:10]) + (" …" if len(new) > 10 else "")
+    warnings.warn(f"no installed font has {some}, so figures show boxes instead; install "
+                  "one, for instance Noto (fonts.google.com/noto; on Debian and Ubuntu the packages fonts-noto-core "
                   "and fonts-noto-cjk), and restart Python", stacklevel=3)
 
 def use_fonts(
