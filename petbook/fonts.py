@@ -61,8 +61,9 @@ def _say_missing(letters: str) -> None:
     _told.update(new)
     some = " ".join(new[:10]) + (" …" if len(new) > 10 else "")
     warnings.warn(f"no installed font has {some}, so figures show boxes instead; install "
-                  "one, for instance Noto (fonts.google.com/noto; on Debian and Ubuntu the packages fonts-noto-core "
-                  "and fonts-noto-cjk), and restart Python", stacklevel=3)
+                  "one, for instance Noto (fonts.google.com/noto; on Debian and Ubuntu the "
+                  "packages fonts-noto-core and fonts-noto-cjk), and restart Python",
+                  stacklevel=3)
 
 def use_fonts(
     figure: "Figure",  # of matplotlib, drawn but not yet shown
