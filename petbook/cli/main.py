@@ -111,6 +111,14 @@ def printable(
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode()
                    for letter in text)
 
+def _say(line: str) -> None:
+    "Print one line of news; whoever named a file or a class cannot steer the terminal."
+    print(printable(str(line)), flush=True)
+
+def _say_all(text: str, **options: object) -> None:
+    "Print a list, a warning or an error of several lines, as safely."
+    print("\n".join(map(printable, text.split("\n"))), **options)
+
 # %% ../../nbs/888_commands.ipynb #b3db8782
 def draw_lr_find(
     settings: TrainSettings,  # what was asked for
@@ -181,8 +189,8 @@ def _run_training(arguments: argparse.Namespace) -> int:
     if resume: settings = resumed_settings(resume, settings)
     if rank_distrib(): _take_part(settings, arguments.command == "train", bool(resume))
     elif arguments.command == "train":
-        return int(jobs.train(settings, resume=bool(resume))["elsewhere"])
-    else: draw_lr_find(settings)
+        return int(jobs.train(settings, _say, bool(resume))["elsewhere"])
+    else: draw_lr_find(settings, _say)
     return 0
 
 # %% ../../nbs/888_commands.ipynb #f1411832
@@ -231,7 +239,7 @@ def quiet_start() -> Iterator[None]:
 
 # %% ../../nbs/888_commands.ipynb #de02957a
 _RUNS = {"train": _run_training, "lr-find": _run_training, "predict": _run_predict,
-         "report": _run_report, "data": lambda arguments: check_data(arguments.name)}
+         "report": _run_report, "data": lambda arguments: check_data(arguments.name, _say_all)}
 
 def main(
     # the words after `petbook`; None reads the command line
@@ -248,8 +256,8 @@ def main(
         os.environ["PETBOOK_MAX_PIXELS"] = str(arguments.max_pixels)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"note      {message}",
-                                                                   file=sys.stderr)
+            warnings.showwarning = lambda message, *_, **__: _say_all(f"note      {message}",
+                                                                      file=sys.stderr)
             return _RUNS[arguments.command](arguments)
     except KeyboardInterrupt as stop:
         if arguments.command != "train":
@@ -257,7 +265,7 @@ def main(
         return 128 + getattr(stop, "number", signal.SIGINT)
     except (ValueError, OSError, RuntimeError) as error:  # PetbookError is one of these
         if os.environ.get("PETBOOK_DEBUG") or type(error) is RuntimeError: raise
-        print(_explain(error, arguments), file=sys.stderr)
+        _say_all(_explain(error, arguments), file=sys.stderr)
         return 2
     finally:
         if limit is None: os.environ.pop("PETBOOK_MAX_PIXELS", None)
