@@ -198,7 +198,8 @@ def get_image_files(
 # %% ../../nbs/300_files.ipynb #71ae9587
 _REASONS = {"hidden": "hidden", "suffix": "no image by its suffix",
             "cut": "a name that goes on after the suffix (rename it)",
-            "bytes": "empty, 0 bytes", "odd": "a pipe, a socket or a device, no file", "twice": "a link to a folder that is listed elsewhere",
+            "bytes": "empty, 0 bytes", "odd": "a pipe, a socket or a device, no file",
+            "twice": "a link to a folder that is listed elsewhere",
             "folder": "a folder without an image"}
 
 def _why_left_out(entry: os.DirEntry) -> str | None:
