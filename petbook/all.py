@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/890_all.ipynb #991b7a41
+# %% ../nbs/890_all.ipynb #9371c47b
 import re
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import exp, nn, tensor
 
 from .core import *
 from .writing import *
+from .memory import *
 from .fonts import *
 from .display import *
 from .drawing.breeds import *
@@ -52,9 +53,11 @@ from .augmentation.counting import *
 from .augmentation.mixing import *
 from .data.files import *
 from .data.labels import *
+from .data.tables import *
 from .data.splits import *
 from .data.names import *
 from .data.layouts import *
+from .data.label_tables import *
 from .data.passes import *
 from .data.caches import *
 from .data.datasets import *
@@ -67,6 +70,7 @@ from .data.building import *
 from .data.summary import *
 from .data.block import *
 from .data.constructors import *
+from .data.duplicates import *
 from .data.checking import *
 from .losses.cross_entropy import *
 from .losses.table import *
@@ -140,7 +144,7 @@ class _LateModule(ModuleType):
 if not TYPE_CHECKING:
     plt = _LateModule("matplotlib.pyplot", "matplotlib's pyplot, imported when it is used.")
 
-# %% ../nbs/890_all.ipynb #a642717e
+# %% ../nbs/890_all.ipynb #85ca0f42
 __all__ = [
     "AbsentError", "accuracy", "adam", "AdaptiveConcatPool2d", "alexnet", "anneal_cosine",
     "anneal_exponential", "anneal_linear", "atomic_path", "aug_transforms",
@@ -156,44 +160,44 @@ __all__ = [
     "CSVLogger", "CutMix", "DataBlock", "DataError", "DataLoaders", "Datasets",
     "default_device", "default_loss", "default_workers", "densenet121", "describe_left_out",
     "Dihedral", "DihedralItem", "distrib_ctx", "DistributedTraining", "doubt_folders",
-    "download_images", "download_weights", "DownloadError", "draw_pet", "EarlyStopping",
-    "EarlyStoppingCallback", "efficientnet_b0", "efficientnet_b3", "efficientnet_lite0",
-    "efficientnet_lite1", "efficientnet_lite2", "efficientnet_v2_s", "EMA", "error_rate",
-    "exp", "expected_calibration_error", "export_learner", "export_onnx", "F", "F1Score",
-    "fine_tune", "fit_flat_cos", "fit_logistic", "fit_one_cycle", "fit_sgdr",
+    "download_images", "download_weights", "DownloadError", "draw_pet", "duplicate_images",
+    "EarlyStopping", "EarlyStoppingCallback", "efficientnet_b0", "efficientnet_b3",
+    "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_v2_s",
+    "EMA", "error_rate", "exp", "expected_calibration_error", "export_learner", "export_onnx",
+    "F", "F1Score", "fine_tune", "fit_flat_cos", "fit_logistic", "fit_one_cycle", "fit_sgdr",
     "fit_temperature", "flat_cos", "Flip", "FlipItem", "FocalLoss", "FocalLossFlat",
     "FolderCache", "free_memory", "freeze", "freeze_to", "FuncSplitter", "get_files",
     "get_image_files", "get_pets", "grad_cam", "GradientAccumulation", "GradientClip",
-    "GrandparentSplitter", "hold_norms", "Hue", "image_to_tensor", "ImageBlock",
-    "ImageClassifierCleaner", "ImageDataLoaders", "ImageDataset", "ImageError",
-    "imagenet_stats", "ImageReport", "imaginary_breed", "IndexSplitter", "Interval",
-    "isolated_randomness", "ItemStage", "ItemTransform", "KFoldSplitter", "L", "label_quality",
-    "LabelError", "LabelSmoothingCrossEntropy", "LabelSmoothingCrossEntropyFlat",
-    "large_tensor", "layer_groups", "Layout", "Learner", "LearningRateExplorer",
-    "left_out_files", "likely_label_errors", "linear_probe", "list_archs", "load_learner",
-    "load_weights_file", "Loader", "log_softmax", "lr_find", "lr_range", "LRFind", "LRFinder",
-    "matthews_corrcoef", "MatthewsCorrCoef", "mcnemar", "MemoryCache", "minimum", "MixBatches",
-    "MixUp", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small",
-    "MobileNetV1", "ModelFileError", "ModelSummary", "NaNGuard", "nll_loss", "nn",
-    "norm_and_bias_parameters", "Normalize", "num_distrib", "one_cycle", "open_image",
-    "PadMode", "parameter_groups", "parent_label", "Path", "PathList", "PetbookError",
-    "petnet", "PILImage", "PILImageBW", "plot_function", "plot_grad_cam", "plot_lr_find",
-    "plt", "pooled_features", "Precision", "Prediction", "Predictor", "Probe", "Progress",
-    "random_stream", "RandomCrop", "RandomErasing", "RandomResizedCrop",
-    "RandomResizedCropGPU", "RandomSplitter", "rank0_first", "rank_distrib", "RatioResize",
-    "re", "read_changes", "read_layout", "read_manifest", "Recall", "Record", "Recorder",
-    "ReduceLROnPlateau", "RegexLabeller", "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_400mf",
-    "reliability", "RenamedLabels", "repeated_files", "replace_head", "Resampling",
-    "Resamplings", "Resize", "ResizeMethod", "resnet101", "resnet152", "resnet18", "resnet34",
-    "resnet50", "ResultsTable", "Rotate", "same_bits", "Saturation", "SaveModel",
-    "SaveModelCallback", "Scores", "search_images_ddg", "setup_distrib", "sgdr",
-    "SharedLoader", "show_batch", "show_image", "show_images", "slide", "smoothed", "softmax",
-    "SoftmaxExplorer", "squeezenet1_1", "steep", "StratifiedSplitter", "stream_seed",
-    "Suggestion", "Summary", "swin_t", "swin_v2_t", "teardown_distrib", "tensor",
-    "tensor_to_image", "TensorBoard", "top_k_accuracy", "torch", "TorchScheduler", "Tracker",
-    "Trainer", "TrainingError", "TrainOnly", "TransformBlock", "twin_classes", "undo_changes",
-    "unfreeze", "untar_data", "upload_and_classify", "UploadClassifier", "URLs", "using_attr",
-    "valley", "verify_images", "vgg16_bn", "vision_learner", "vit_b_16", "Warp", "WholeBatch",
-    "wide_resnet50_2", "wilson_interval", "with_temperature", "write_report", "WriteError",
-    "Zoom",
+    "GrandparentSplitter", "GroupSplitter", "hold_norms", "Hue", "image_fingerprint",
+    "image_to_tensor", "ImageBlock", "ImageClassifierCleaner", "ImageDataLoaders",
+    "ImageDataset", "ImageError", "imagenet_stats", "ImageReport", "imaginary_breed",
+    "IndexSplitter", "Interval", "isolated_randomness", "ItemStage", "ItemTransform",
+    "KFoldSplitter", "L", "label_quality", "LabelError", "LabelSmoothingCrossEntropy",
+    "LabelSmoothingCrossEntropyFlat", "large_tensor", "layer_groups", "Layout", "Learner",
+    "LearningRateExplorer", "left_out_files", "likely_label_errors", "linear_probe",
+    "list_archs", "load_learner", "load_weights_file", "Loader", "log_softmax", "lr_find",
+    "lr_range", "LRFind", "LRFinder", "matthews_corrcoef", "MatthewsCorrCoef", "mcnemar",
+    "MemoryCache", "minimum", "MixBatches", "MixUp", "mobilenet_v1", "mobilenet_v2",
+    "mobilenet_v3_large", "mobilenet_v3_small", "MobileNetV1", "ModelFileError",
+    "ModelSummary", "NaNGuard", "nll_loss", "nn", "norm_and_bias_parameters", "Normalize",
+    "num_distrib", "one_cycle", "open_image", "PadMode", "parameter_groups", "parent_label",
+    "Path", "PathList", "PetbookError", "petnet", "PILImage", "PILImageBW", "plot_function",
+    "plot_grad_cam", "plot_lr_find", "plt", "pooled_features", "Precision", "Prediction",
+    "Predictor", "Probe", "Progress", "random_stream", "RandomCrop", "RandomErasing",
+    "RandomResizedCrop", "RandomResizedCropGPU", "RandomSplitter", "rank0_first",
+    "rank_distrib", "RatioResize", "re", "read_changes", "read_layout", "read_manifest",
+    "read_table", "Recall", "Record", "Recorder", "ReduceLROnPlateau", "RegexLabeller",
+    "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_400mf", "reliability", "RenamedLabels",
+    "repeated_files", "replace_head", "Resampling", "Resamplings", "Resize", "ResizeMethod",
+    "resnet101", "resnet152", "resnet18", "resnet34", "resnet50", "ResultsTable", "Rotate",
+    "same_bits", "Saturation", "SaveModel", "SaveModelCallback", "Scores", "search_images_ddg",
+    "setup_distrib", "sgdr", "SharedLoader", "show_batch", "show_image", "show_images",
+    "slide", "smoothed", "softmax", "SoftmaxExplorer", "squeezenet1_1", "steep",
+    "StratifiedSplitter", "stream_seed", "Suggestion", "Summary", "swin_t", "swin_v2_t",
+    "teardown_distrib", "tensor", "tensor_to_image", "TensorBoard", "top_k_accuracy", "torch",
+    "TorchScheduler", "Tracker", "Trainer", "TrainingError", "TrainOnly", "TransformBlock",
+    "twin_classes", "undo_changes", "unfreeze", "untar_data", "upload_and_classify",
+    "UploadClassifier", "URLs", "using_attr", "valley", "verify_images", "vgg16_bn",
+    "vision_learner", "vit_b_16", "Warp", "WholeBatch", "wide_resnet50_2", "wilson_interval",
+    "with_temperature", "write_report", "WriteError", "Zoom",
 ]

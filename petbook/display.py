@@ -4,29 +4,29 @@
 
 # %% auto #0
 __all__ = ['show_image', 'show_images', 'new_figure', 'thumbnail', 'to_html', 'escape', 'image_html', 'figure_html', 'table_html',
-           'format_cell', 'ResultsTable', 'params_text', 'is_watched']
+           'format_cell', 'ResultsTable', 'params_text', 'say', 'is_watched']
 
-# %% ../nbs/010_display.ipynb #97f7f9a1
+# %% ../nbs/010_display.ipynb #79c81cb4
 import base64
 import io
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 from PIL import Image
 from markupsafe import Markup
 from torch import Tensor
 
-from .core import tensor_to_image
+from .core import printable, tensor_to_image
 from .fonts import use_fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# %% ../nbs/010_display.ipynb #dd619759
+# %% ../nbs/010_display.ipynb #273588e3
 def show_image(
     # PIL, or a (3, H, W) / (1, H, W) tensor: uint8, or float in [0, 1]
     image: Image.Image | Tensor,
@@ -44,9 +44,10 @@ def show_image(
     ax.imshow(np.asarray(image), **imshow)
     ax.axis("off")
     # a file or class name may hold a dollar sign, which matplotlib would take for mathematics
-    if title is not None: ax.set_title(str(title), fontsize=9, parse_math=False)
+    if title is not None:
+        ax.set_title(printable(title, keep="\n"), fontsize=9, parse_math=False)
 
-# %% ../nbs/010_display.ipynb #04f9adf6
+# %% ../nbs/010_display.ipynb #19e6d4a4
 def show_images(
     images: Sequence[Image.Image | Tensor],  # what to show, in reading order
     titles: Sequence[str] | None = None,  # one for each image
@@ -69,7 +70,7 @@ def show_images(
     for ax in axes.flat: ax.axis("off")
     for image, title, ax in zip(images, titles or [None] * count, axes.flat):
         show_image(image, ax, title)
-    if suptitle: figure.suptitle(suptitle, fontsize=10, parse_math=False)
+    if suptitle: figure.suptitle(printable(suptitle, keep="\n"), fontsize=10, parse_math=False)
     use_fonts(figure)
     return figure if return_fig else None
 
@@ -264,7 +265,19 @@ def params_text(
     if not isinstance(params, dict): return ""
     return ", ".join(f"{name}={short(value)}" for name, value in params.items())
 
-# %% ../nbs/010_display.ipynb #9dc74996
+# %% ../nbs/010_display.ipynb #aaea3e8f
+def say(
+    *lines: object,  # each is printed as one line; only tabs are left as they are
+    file: TextIO | None = None,  # where to; None: standard output
+) -> None:
+    "Print lines that may hold names, whatever the names and the stream's encoding are."
+    stream = sys.stdout if file is None else file
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    for line in lines:
+        text = printable(line, keep="\t").encode(encoding, "backslashreplace")
+        print(text.decode(encoding), file=stream)
+
+# %% ../nbs/010_display.ipynb #175c22ae
 def is_watched() -> bool:
     "Is output shown to a person as it comes, in a notebook or a terminal, and not in a file?"
     in_notebook = "ipykernel" in sys.modules

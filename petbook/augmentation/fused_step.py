@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import large_tensor
+from ..memory import large_tensor
 from .matrices import BatchTransform, Geometry, collate_params
 from .geometry import fused_matrix, input_sizes
 from .light import (

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['choose_lr', 'fit', 'compare', 'train', 'predict', 'report_on']
 
-# %% ../../nbs/886_jobs.ipynb #90ba5d27
+# %% ../../nbs/886_jobs.ipynb #2aafcc81
 import csv
 import dataclasses
 import json
@@ -18,13 +18,15 @@ from pathlib import Path
 
 import torch
 
-from .folders import find_folder, known_labels, load_data, resolve
+from .folders import (
+    find_folder, known_labels, load_data, resolve, table_file, table_layout)
 from .runs import Run, stop_signals
 from .settings import TrainSettings
 from ..core import DataError, WriteError, cache_folder, check_whole
 from ..data.dataloaders import DataLoaders
 from ..data.files import get_image_files
 from ..data.layouts import find_labels
+from ..display import say
 from ..data.workers import WorkerError
 from ..distributed.processes import gather, num_distrib
 from ..distributed.training import distrib_ctx
@@ -36,10 +38,10 @@ from ..models.learner import Learner, vision_learner
 from ..training.suggestions import minimum
 from ..writing import check_writable, whole_file
 
-# %% ../../nbs/886_jobs.ipynb #f3b0c6bf
+# %% ../../nbs/886_jobs.ipynb #c20daeaa
 def choose_lr(
     learner: Learner,  # as it will begin to train
-    report: Callable[[str], None] = print,  # called with each line of news
+    report: Callable[[str], None] = say,  # called with each line of news
 ):  # (the learning rate, the result of `lr_find`)
     "Take the `minimum` of `lr_find`, within 5e-4 and 1e-2, or 2e-3 if there is none."
     found = learner.lr_find(show_plot=False, suggest_funcs=minimum)
@@ -62,7 +64,7 @@ def _network_lines(settings: TrainSettings, learner: Learner) -> list[str]:
                      "--arch resnet34 knows photographs")
     return lines
 
-# %% ../../nbs/886_jobs.ipynb #a962f889
+# %% ../../nbs/886_jobs.ipynb #7270112d
 def _room_needed(learner: Learner) -> int:
     "Bytes of the weights, the same again for the best ones, a checkpoint, and a report."
     tensors = learner.model.state_dict().values()
@@ -71,7 +73,7 @@ def _room_needed(learner: Learner) -> int:
 def fit(
     settings: TrainSettings,  # what was asked for
     dls: DataLoaders,  # the data
-    report: Callable[[str], None] = print,  # called with each line of news
+    report: Callable[[str], None] = say,  # called with each line of news
     run: Run | None = None,  # keeps checkpoints, and goes on from them
 ):  # (a trained learner, the result of `lr_find` or None)
     "Build the network, find a learning rate and fine-tune (from random weights: train)."
@@ -92,11 +94,11 @@ def fit(
         else: learner.fit_one_cycle(settings.epochs + settings.freeze_epochs, lr, cbs=cbs)
     return learner, found
 
-# %% ../../nbs/886_jobs.ipynb #e0f6c092
+# %% ../../nbs/886_jobs.ipynb #2934e92a
 def compare(
     settings: TrainSettings,  # what was asked for, with nothing left open
     dls: DataLoaders,  # the data
-    report: Callable[[str], None] = print,  # called with each line of news
+    report: Callable[[str], None] = say,  # called with each line of news
 ) -> float | None:  # the error in [0, 1]; None unless this was asked for
     "Train the same network from random weights, with the same budget."
     if not (settings.compare and settings.pretrained): return None
@@ -153,7 +155,7 @@ def _test_error(learner: Learner, test: Sequence[Path], report: Callable) -> flo
     report(_error_line("test", interpretation, "test"))
     return interpretation.error().value
 
-# %% ../../nbs/886_jobs.ipynb #b45db372
+# %% ../../nbs/886_jobs.ipynb #56d9f075
 def _leave_results(settings: TrainSettings, learner: Learner, folder: Path) -> None:
     "The settings, the model and the table."
     learner.export(folder / "model.safetensors")
@@ -169,7 +171,7 @@ def _other_places(name: str) -> Iterator[Path]:
     yield Path(tempfile.gettempdir()) / "petbook" / f"{name}-{os.getpid()}"
 
 def _leave_somewhere(settings: TrainSettings, learner: Learner, folder: Path,
-                     report: Callable = print) -> Path:
+                     report: Callable = say) -> Path:
     "Write the results to their folder, or else where there is room; returns where."
     problem = None
     for place in (folder, *_other_places(folder.name)):
@@ -184,7 +186,7 @@ def _leave_somewhere(settings: TrainSettings, learner: Learner, folder: Path,
         return place
     raise problem
 
-# %% ../../nbs/886_jobs.ipynb #2b455dc8
+# %% ../../nbs/886_jobs.ipynb #13446eea
 def _judge(run: Run, learner: Learner, found, place: Path, report: Callable) -> dict:
     "Say the error, compare, and write the report."
     settings, interpretation = run.settings, ClassificationInterpretation.from_learner(learner)
@@ -209,7 +211,7 @@ def _train_in(run: Run, report: Callable) -> dict:
 
 def train(
     settings: TrainSettings,  # what is asked for
-    report: Callable[[str], None] = print,  # called with each line of news
+    report: Callable[[str], None] = say,  # called with each line of news
     resume: bool = False,  # go on with the unfinished run in the folder `settings.out`?
     # folder, elsewhere (not the folder asked for?), error, low, high, test_error and
     # random_error (None where not measured), seconds
@@ -259,12 +261,20 @@ def predict(
              for file in (get_image_files(name) if name.is_dir() else [name])]
     return [_answer(predictor, file, top) for file in files]
 
-# %% ../../nbs/886_jobs.ipynb #6b6c526a
-def _known_targets(files: Sequence[Path], root: Path, labels: str, vocab: Sequence[str]):
+# %% ../../nbs/886_jobs.ipynb #6d09fa4c
+def _labelled_files(root: Path, data: str | Path, labels: str, vocab: Sequence[str]):
+    "The images to report on, and what labels them: those of a table, or all of a folder."
+    if table := table_file(labels, data):
+        layout, _ = table_layout(table, root, TrainSettings(split="none"))
+        return [file for file in layout.files if layout.labeller(file)], layout.labeller
+    files = get_image_files(root)
+    if labels == "auto": labels = known_labels(files, vocab)
+    return files, find_labels(files, root, labels)[0]
+
+def _known_targets(files: Sequence[Path], root: Path, labeller: Callable,
+                   vocab: Sequence[str]):
     """The class numbers of labelled images. Raises `DataError` for a label the model does
     not know."""
-    if labels == "auto": labels = known_labels(files, vocab)
-    labeller, _ = find_labels(files, root, labels)
     named = [labeller(file) for file in files]
     unknown = sorted(set(named) - set(vocab))
     if unknown:
@@ -273,7 +283,7 @@ def _known_targets(files: Sequence[Path], root: Path, labels: str, vocab: Sequen
                         f"classes: {', '.join(unknown[:5])}")
     return torch.tensor([vocab.index(name) for name in named])
 
-# %% ../../nbs/886_jobs.ipynb #7bfd53c5
+# %% ../../nbs/886_jobs.ipynb #e814f999
 def report_on(
     model: str | Path,  # a file that `petbook train` or `Learner.export` wrote
     data: str | Path,  # "sketch", "oxford" or a folder of labelled images
@@ -282,8 +292,8 @@ def report_on(
 ) -> ClassificationInterpretation:  # what the report shows
     "Classify every image of a folder, compare with its label, and write a report."
     predictor, root = load_learner(model), find_folder(data)
-    files = get_image_files(root)
-    targets = _known_targets(files, root, labels, predictor.vocab)
+    files, labeller = _labelled_files(root, data, labels, predictor.vocab)
+    targets = _known_targets(files, root, labeller, predictor.vocab)
     rows = [probabilities for _, _, probabilities in predictor.predict_many(files)]
     interpretation = ClassificationInterpretation(torch.stack(rows), targets, items=files,
                                                   vocab=predictor.vocab)

@@ -17,7 +17,7 @@ def option(
     "Make a field of a settings class that carries its own help."
     return dataclasses.field(default=default, metadata={"help": words})
 
-# %% ../../nbs/880_settings.ipynb #3d8d1a3a
+# %% ../../nbs/880_settings.ipynb #84e99540
 @dataclass
 class TrainSettings:
     "What `petbook train` is asked for; each field is an option of the command."
@@ -27,8 +27,19 @@ class TrainSettings:
                                  "your own images")
     labels: str = option("auto",
                          "'auto', 'folder' (the innermost), 'folder:1' (the first below "
-                                 "the data), 'name', or a regular expression with one group, "
-                                 "searched in the file's name")
+                         "the data), 'name', a regular expression with one group, searched in "
+                         "the file's name, or a CSV file of files and labels")
+    file_col: str | None = option(None, "with a CSV file: the column of the files; left out, "
+                                        "it is found by its name")
+    label_col: str | None = option(None, "with a CSV file: the column of the labels; left "
+                                         "out, it is found by its name")
+    split_col: str | None = option(None, "with a CSV file: the column that says train, valid "
+                                         "or test; left out, it is found by its name")
+    delimiter: str | None = option(None, "with a CSV file: what separates its columns; left "
+                                         "out, it is found")
+    group: str | None = option(None, "what stays together on one side of the split: a column "
+                                     "of the CSV file, or a regular expression that is "
+                                     "searched in the file's path below the data")
     split: str = option("auto", "'auto' takes a ready-made split (folders train, val, test); "
                                 "'none' takes every folder for a class")
     arch: str = option("petnet",

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core import ImageError, large_tensor
+from ..core import ImageError
+from ..memory import large_tensor
 
 # %% ../../nbs/100_values.ipynb #38a3d4e7
 _HAIR = 0.05  # of full scale: how far a filter overshoots
