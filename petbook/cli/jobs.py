@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['choose_lr', 'fit', 'compare', 'train', 'predict', 'report_on']
 
-# %% ../../nbs/886_jobs.ipynb #90ba5d27
+# %% ../../nbs/886_jobs.ipynb #85fcae86
 import csv
 import dataclasses
 import json
@@ -30,8 +30,11 @@ from ..distributed.processes import gather, num_distrib
 from ..distributed.training import distrib_ctx
 from ..inference.predictor import load_learner
 from ..interpretation.interpretation import ClassificationInterpretation
+from ..interpretation.fitting_trust import fit_trust
 from ..interpretation.report import write_report
+from ..interpretation.trust import Trust
 from ..losses.metrics import error_rate
+from ..models.growing import learner_features, write_features
 from ..models.learner import Learner, vision_learner
 from ..training.suggestions import minimum
 from ..writing import check_writable, whole_file
@@ -184,8 +187,9 @@ def _leave_somewhere(settings: TrainSettings, learner: Learner, folder: Path,
         return place
     raise problem
 
-# %% ../../nbs/886_jobs.ipynb #2b455dc8
-def _judge(run: Run, learner: Learner, found, place: Path, report: Callable) -> dict:
+# %% ../../nbs/886_jobs.ipynb #bbb5389c
+def _judge(run: Run, learner: Learner, found, place: Path, report: Callable,
+           trust: Trust | None = None) -> dict:
     "Say the error, compare, and write the report."
     settings, interpretation = run.settings, ClassificationInterpretation.from_learner(learner)
     report(_error_line("error", interpretation, "validation"))
@@ -193,9 +197,22 @@ def _judge(run: Run, learner: Learner, found, place: Path, report: Callable) -> 
     notes = dataclasses.asdict(settings)
     if random_error is not None: notes["error from random weights"] = f"{random_error:.1%}"
     write_report(interpretation, place / "report.html", learner=learner, lr_find=found,
-                 title=f"{settings.arch} on {Path(settings.data).name}", settings=notes)
+                 title=f"{settings.arch} on {Path(settings.data).name}", settings=notes,
+                 trust=trust)
     return {**interpretation.error()._asdict(), "error": interpretation.error().value,
             "folder": place, "elsewhere": place != run.folder, "random_error": random_error}
+
+def _keep_trust(learner: Learner, folder: Path, report: Callable) -> Trust | None:
+    "Export the model again with its trust, and keep what its last layer was given."
+    try:
+        trust = fit_trust(learner)
+        learner.export(folder / "model.safetensors", trust=trust)
+        write_features(folder / "features.safetensors", learner_features(learner))
+    except DataError as error:
+        report(f"trust     not measured: {error}")
+        return None
+    report(f"trust     {trust}")
+    return trust
 
 def _train_in(run: Run, report: Callable) -> dict:
     "Do the main job in a run's folder."
@@ -204,7 +221,8 @@ def _train_in(run: Run, report: Callable) -> dict:
     run.begin(dls, report)
     learner, found = _fit_on(run, dls, report)
     place = _leave_somewhere(run.settings, learner, run.folder, report)
-    result = _judge(run, learner, found, place, report)
+    trust = _keep_trust(learner, place, report)
+    result = _judge(run, learner, found, place, report, trust)
     return result | {"test_error": _test_error(learner, test, report)}
 
 def train(
