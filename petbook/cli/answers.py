@@ -16,22 +16,29 @@ from ..core import ImageError, check_range, check_whole, tensor_to_image
 from ..inference.predictor import Prediction, Predictor
 from ..interpretation.heatmaps import grad_cam, overlay_heat
 
-# %% ../../nbs/887_answers.ipynb #e6916cf0
+# %% ../../nbs/887_answers.ipynb #5edc549e
 def describe_answer(
     file: str | Path,  # the image
     found: Prediction | ImageError,  # what the predictor made of it
     vocab: Sequence[str],  # the model's classes
     top: int = 1,  # how many classes to name
     threshold: float = 0.0,  # below this probability, in [0, 1], there is no answer
-) -> dict:  # file, and either answer, probability and classes, or error
+    false_alarms: float = 0.05,  # share of images that belong and may be refused
+    # file, and either answer, probability and classes (with a trust also known, in_question
+    # and none_of_these), or error
+) -> dict:
     "Put the answer for one image into plain Python values."
     if isinstance(found, ImageError): return {"file": str(file), "error": found.reason}
     best = found.probabilities.topk(min(top, len(vocab)))
     classes = [{"class": vocab[index], "probability": round(value, 6)}
                for index, value in zip(best.indices.tolist(), best.values.tolist())]
-    sure = classes[0]["probability"] >= threshold
+    trust = {}
+    if found.known is not None:
+        trust = {"known": round(found.known, 4), "in_question": found.set(0.9),
+                 "none_of_these": found.known <= false_alarms}
+    sure = classes[0]["probability"] >= threshold and not trust.get("none_of_these")
     return {"file": str(file), "answer": classes[0]["class"] if sure else None,
-            "probability": classes[0]["probability"], "classes": classes}
+            "probability": classes[0]["probability"], "classes": classes} | trust
 
 # %% ../../nbs/887_answers.ipynb #b74a0a2d
 def answers(
@@ -50,7 +57,7 @@ def answers(
         for file, one in zip(batch, found):
             yield describe_answer(file, one, predictor.vocab, top, threshold)
 
-# %% ../../nbs/887_answers.ipynb #00348527
+# %% ../../nbs/887_answers.ipynb #1d10de92
 def as_line(
     answer: dict,  # from `describe_answer`
 ) -> str:  # without the end of the line
@@ -58,6 +65,7 @@ def as_line(
     if "error" in answer: return f"{answer['file']}\tcannot be read: {answer['error']}"
     classes = [f"{one['class']} {one['probability']:.1%}" for one in answer["classes"]]
     unsure = ["unsure:"] if answer["answer"] is None else []
+    if answer.get("none_of_these"): unsure = ["none of these?"]
     return "\t".join([answer["file"], *unsure, *classes])
 
 # %% ../../nbs/887_answers.ipynb #0388cbc5

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_report']
 
-# %% ../../nbs/750_report.ipynb #c0ef7597
+# %% ../../nbs/750_report.ipynb #0f9a0e22
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,11 @@ from .interpretation import (
 from .heatmaps import grad_cam_images
 from .page import figure_svg, html_page, new_chart
 from .charts import losses_svg, lr_find_svg, lr_svg
+from .fitting_trust import training_answers
+from .trust import Trust
+from .trust_sections import known_html, sets_html, stranger_answers
+from ..losses.metrics import balanced_accuracy
+from ..losses.uneven import are_uneven
 from ..writing import whole_file
 
 # %% ../../nbs/750_report.ipynb #b1849281
@@ -64,7 +69,7 @@ def _cards(cards: Sequence[Markup], text: str = "", small: bool = False) -> Mark
                    '{{ " small" if small }}">{% for card in cards %}{{ card }}{% endfor %}'
                    '</div>', cards=cards, text=text, small=small)
 
-# %% ../../nbs/750_report.ipynb #2960a5d3
+# %% ../../nbs/750_report.ipynb #8ec4a3d2
 @dataclass
 class _Source:
     "What a report is made of."
@@ -72,13 +77,22 @@ class _Source:
     learner: object = None
     lr_find: object = None
     settings: dict | None = None
+    trust: object = None
 
-# %% ../../nbs/750_report.ipynb #23d8b752
+# %% ../../nbs/750_report.ipynb #15d6d4dc
 _SUMMARY = """
 <div class="tiles">{% for name, value in tiles %}<div><b>{{ value }}</b><span>{{ name }}</span>
 </div>{% endfor %}</div>
-<p>Wrong on {{ wrong }} of {{ count }} images. They are only a sample: the true error may well
+{% if uneven %}<p>The classes are uneven: {{ uneven }} training images. So the mean of their recalls
+comes first, the <b>balanced accuracy</b>, which counts every class alike; the error counts images.</p>
+{% endif %}<p>Wrong on {{ wrong }} of {{ count }} images. They are only a sample: the true error may well
 lie between <b>{{ low }}</b> and <b>{{ high }}</b> (95 % interval).</p>"""
+
+def _unevenness(source: _Source) -> str:
+    "How many training images the smallest and the largest class have, if they are uneven."
+    counts = getattr(getattr(source.learner, "dls", None), "counts", None) or {}
+    sizes = [train for train, _ in counts.values()]
+    return f"{min(sizes)} to {max(sizes)}" if sizes and are_uneven(torch.tensor(sizes)) else ""
 
 def _summary(source: _Source) -> Markup:
     "The error with its interval, and four more numbers."
@@ -89,8 +103,10 @@ def _summary(source: _Source) -> Markup:
     tiles = [("error", f"{error.value:.1%}"), (f"right among its first {five}", f"{near:.1%}"),
              ("images judged", len(found)), ("classes", len(found.vocab)),
              ("calibration error", f"{found.calibration_error():.3f}")]
+    uneven = _unevenness(source)
+    if uneven: tiles.insert(0, ("balanced accuracy", f"{balanced_accuracy(found.probabilities, found.targets):.1%}"))
     wrong = int((found.predictions != found.targets).sum())
-    return to_html(_SUMMARY, tiles=tiles, wrong=wrong, count=len(found),
+    return to_html(_SUMMARY, tiles=tiles, wrong=wrong, count=len(found), uneven=uneven,
                    low=f"{error.low:.1%}", high=f"{error.high:.1%}")
 
 # %% ../../nbs/750_report.ipynb #2341c0a5
@@ -306,7 +322,26 @@ def _made(source: _Source) -> Markup:
     return to_html('<div class="wide">{{ table }}</div>',
                    table=table_html([], rows, "facts", row_heads=True))
 
-# %% ../../nbs/750_report.ipynb #5e74baaa
+# %% ../../nbs/750_report.ipynb #f204c7c8
+def _sets(source: _Source) -> Markup | str:
+    "How large sets must be to hold the right class; nothing for a handful of images."
+    found = source.interpretation
+    if len(found) < 20: return ""
+    return sets_html(found.probabilities, found.targets, found.vocab)
+
+def _known(source: _Source, count: int = 6) -> Markup | str:
+    "Which images would be refused, the least known first; nothing without a trust."
+    found, trust, learner = source.interpretation, source.trust, source.learner
+    if trust is None or found.items is None or not hasattr(learner, "dls"): return ""
+    features, _, logits = training_answers(learner, found.items)
+    judged = trust.judge(features, logits).known
+    places = judged.argsort()[:count].tolist()
+    cards = _cards([_card(found, place, f"known {judged[place]:.2f}") for place in places])
+    loader = learner.dls.test_dl(list(found.items[:16]))
+    x = torch.cat([learner.to_device(batch)[0] for batch in loader.batches()])
+    return known_html(judged, f"{len(trust.truth)} {trust.held_out}", 0.05, cards,
+                      stranger_answers(learner.model, trust, x))
+
 _SECTIONS = {
     "summary": ("How good is it?", _summary),
     "batch": ("What it learned from", _batch),
@@ -319,11 +354,13 @@ _SECTIONS = {
     "losses": ("Largest losses", _losses),
     "looks": ("What speaks for the prediction", _evidence),
     "calibration": ("Can its probabilities be trusted?", _calibration),
+    "sets": ("Which classes come into question", _sets),
+    "known": ("What it does not know", _known),
     "labels": ("Labels that look wrong", _labels),
     "made": ("How this was made", _made),
 }
 
-# %% ../../nbs/750_report.ipynb #60a1ba05
+# %% ../../nbs/750_report.ipynb #42900c60
 def write_report(
     interpretation: ClassificationInterpretation,  # what the model predicted
     file: str | Path,  # the HTML file to write, whole or not at all
@@ -333,11 +370,12 @@ def write_report(
     settings: dict | None = None,  # more facts for "How this was made"
     # which sections, in order; all that have something to show if None
     sections: Sequence[str] | None = None,
+    trust: Trust | None = None,  # from `fit_trust(learner)`: what would be refused
 ) -> Path:  # the file
     "Write one HTML page that needs nothing else; names are shown as text."
     chosen = list(_SECTIONS) if sections is None else list(sections)
     for name in chosen: check_choice("sections", name, list(_SECTIONS))
-    source = _Source(interpretation, learner, lr_find, settings)
+    source = _Source(interpretation, learner, lr_find, settings, trust)
     parts = {name: _SECTIONS[name][1](source) for name in chosen}
     headings = {name: _SECTIONS[name][0] for name in chosen if parts[name]}
     page = html_page(title, parts, headings)

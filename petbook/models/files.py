@@ -222,19 +222,23 @@ def model_manifest(
                      "torchvision": torchvision.__version__},
         "training": _training_summary(learner)}
 
-# %% ../../nbs/660_model_files.ipynb #23e83271
+# %% ../../nbs/660_model_files.ipynb #1daa6673
 def export_learner(
     learner: "Trainer",  # or a `Learner`
     file: str | Path,  # where to write, `pets.safetensors` for instance
     # go on although transforms are not petbook's? They are then passed to `load_learner`
     allow_foreign: bool = False,
+    trust: object = None,  # from `fit_trust`: what images held out told of this very model
 ) -> Path:  # the file
     "Write a learner as one file that can only be read, not run. Raises `ModelFileError`."
     file = Path(file)
     if file.suffix in (".pkl", ".pickle", ".pth", ".pt"):
         raise ModelFileError(f"{file}: petbook writes no pickle, and a name in {file.suffix} "
                              f"would say so; call it {file.with_suffix('.safetensors').name}")
-    manifest = model_manifest(learner, allow_foreign)
+    manifest, tensors = model_manifest(learner, allow_foreign), learner.model.state_dict()
+    if trust is not None:
+        entry, more = trust.for_file(learner.model)
+        manifest, tensors = manifest | {"trust": entry}, tensors | more
     check_schema(json.loads(json.dumps(manifest)),
                  f"{file}: not written, because it could not be read again")
-    return write_model_file(file, manifest, learner.model.state_dict())
+    return write_model_file(file, manifest, tensors)

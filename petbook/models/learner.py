@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cnn_learner', 'Learner', 'vision_learner']
 
-# %% ../../nbs/670_learner.ipynb #8752ab40
+# %% ../../nbs/670_learner.ipynb #2a29992a
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from .heads import create_vision_model, layer_groups
 from .probe import Probe, linear_probe
 from .fine_tuning import (
     fine_tune, fit_flat_cos, fit_one_cycle, fit_sgdr, freeze, freeze_to, lr_range, unfreeze)
+from .growing import KnownFeatures, with_class
 from .new_images import (
     loader_to_ask, predict_augmented, predict_item, show_predictions)
 from .overview import ModelSummary, describe_learner, summarize_model
@@ -53,7 +54,7 @@ _Schedule = Callable[[float], dict] | None
 _Ends = float | Sequence[float]
 _Readings = Callable | str | Sequence[Callable | str] | None
 
-# %% ../../nbs/670_learner.ipynb #aeecba60
+# %% ../../nbs/670_learner.ipynb #ed1d274c
 class Learner(Trainer):
     "A `Trainer` that can be asked; `vision_learner` makes one from data and an architecture."
     stats = None  # mean and standard deviation that the body wants; given by `vision_learner`
@@ -174,11 +175,19 @@ class Learner(Trainer):
 
     def __repr__(self) -> str: return describe_learner(self)
 
+    def add_class(
+        self, folder: str | Path, name: str | None = None, known: KnownFeatures | None = None,
+    ) -> KnownFeatures:  # what the last layer is given, for all training images
+        "Teach one class more from a folder of images, in seconds: the function `with_class`."
+        self._dls, known = with_class(self, folder, name, known)
+        return known
+
     def export(
         self, path: str | Path = "export.safetensors", allow_foreign: bool = False,
+        trust: object = None,
     ) -> Path:  # the file
         "Write all that predictions need to one file: the function `export_learner`."
-        return export_learner(self, path, allow_foreign)
+        return export_learner(self, path, allow_foreign, trust)
 
 # %% ../../nbs/670_learner.ipynb #f664b135
 def _count_classes(

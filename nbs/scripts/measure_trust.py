@@ -1,0 +1,495 @@
+"""How far can answers be trusted? Known or not, sets that hold, and one class more.
+
+    python nbs/scripts/measure_trust.py features --photographs FOLDER --strangers FOLDER
+    python nbs/scripts/measure_trust.py known sets uneven growing suggesting
+
+`features` sends every image through its network once: the photographs through EfficientNet-Lite0,
+drawn pets through petnet, and strangers (digits of scikit-learn, photographs without animals)
+through both. The other parts need only those features, on one core, and write
+`results/trust.json`. Where pytorch-ood and TorchCP are installed they judge the same features;
+where they are not, their rows are left as they were."""
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch.nn import functional as F
+
+from petbook.core import random_stream
+from petbook.interpretation.known import (
+    energy, fit_detector, fit_gaussians, largest_logit, neighbour_distance, separation)
+from petbook.interpretation.scores import wilson_interval
+from petbook.interpretation.sets import (
+    class_p_values, cross_p_values, measure_sets, prediction_sets, strangeness)
+from petbook.models.probe import even_folds, solve_probe
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "trust.json"
+SHARES = [0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3]
+
+
+def write(part, value):
+    "Put one part's results into the file, and leave the others."
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(found | {part: value}, indent=1) + "\n")
+    print(part, "written")
+
+
+def mean_range(values, low=0.0, high=1.0):
+    "Mean of draws, and the range of the draws between two quantiles."
+    values = torch.tensor(values, dtype=torch.float64)
+    half = 1.96 * values.std().item() / len(values) ** 0.5
+    return {"mean": round(values.mean().item(), 4), "half": round(half, 4),
+            "low": round(values.quantile(low).item(), 4),
+            "high": round(values.quantile(high).item(), 4)}
+
+
+# ---- features ---------------------------------------------------------------------------------
+
+def digits(count=100):
+    "Handwritten digits as images."
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    images = load_digits().images
+    return [Image.fromarray((image / 16 * 255).astype("uint8")).convert("RGB").resize((300, 300))
+            for image in images[::len(images) // count][:count]]
+
+
+def scenes(folder):
+    "Photographs without animals: each file of a folder whole, and two parts of it."
+    from PIL import Image
+    images = []
+    for file in sorted(Path(folder).iterdir()) if folder else []:
+        image = Image.open(file).convert("RGB")
+        wide, high = image.size
+        images += [image, image.crop((0, 0, wide * 2 // 3, high * 2 // 3)),
+                   image.crop((wide // 3, high // 3, wide, high))]
+    return images
+
+
+def features_of(folder, arch, strangers, cache):
+    "Send a folder of labelled images and all strangers through a network, once."
+    from petbook.all import (CategoryBlock, DataBlock, ImageBlock, RandomSplitter, Resize,
+                             aug_transforms, get_image_files, vision_learner)
+    from petbook.models.probe import pooled_features
+    breed = lambda file: Path(file).stem.rsplit("_", 1)[0]
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=breed,
+                      splitter=RandomSplitter(), item_tfms=Resize(460),
+                      batch_tfms=aug_transforms(size=224, min_scale=0.75))
+    learn = vision_learner(block.dataloaders(folder, bs=32), arch, precision="fp32")
+    take = lambda items: pooled_features(learn, learn.dls.test_dl(items))[0]
+    files = sorted(get_image_files(folder))
+    vocab = sorted({breed(file) for file in files})
+    torch.save({"z": take(files), "y": torch.tensor([vocab.index(breed(file)) for file in files]),
+                "vocab": vocab, "far": {kind: take(items) for kind, items in strangers.items()
+                                        if items}}, cache)
+
+
+def make_features(options):
+    "Cache the features of both data sets."
+    from petbook.all import get_pets
+    strangers = {"digits": digits(), "scenes": scenes(options.strangers)}
+    if options.photographs:
+        features_of(options.photographs, "efficientnet_lite0", strangers,
+                    options.cache / "photographs.pt")
+    folder = get_pets("sketch", images_per_breed=10) / "images"
+    features_of(folder, "petnet", {"digits": digits()}, options.cache / "drawn.pt")
+
+
+# ---- known or not -----------------------------------------------------------------------------
+
+def fold_logits(z, y, classes, penalty, parts=10):
+    "Logits of every training image by a head that did not learn from it, and the folds."
+    folds, logits = even_folds(y, parts), torch.zeros(len(z), classes)
+    for fold in range(parts):
+        out = folds == fold
+        weight, bias, _ = solve_probe(z[~out], y[~out], classes, [penalty])
+        logits[out] = z[out] @ weight.T + bias
+    return logits, folds
+
+
+def others(train, y, weight, bias, parts):
+    "Scores of pytorch-ood's detectors on the same features; higher: better known."
+    try: from pytorch_ood import detector
+    except ImportError: return {}
+    with mock.patch.object(sys, "stderr"):
+        logits = {kind: z @ weight.T + bias for kind, z in parts.items()}
+        found = {"MaxSoftmax*": {kind: -detector.MaxSoftmax.score(one) for kind, one in logits.items()},
+                 "EnergyBased*": {kind: -detector.EnergyBased.score(one) for kind, one in logits.items()},
+                 "MaxLogit*": {kind: -detector.MaxLogit.score(one) for kind, one in logits.items()}}
+        fitted = {"KNN*": detector.KNN(None, k=3).fit_features(train, y),
+                  "ViM*": detector.ViM(None, d=64, w=weight, b=bias).fit_features(train, y)}
+        for name, one in fitted.items():
+            found[name] = {kind: -one.predict_features(z).float() for kind, z in parts.items()}
+    return found
+
+
+def one_draw(data, draw, held_breeds=5, parts=5, penalty=3e-3):
+    """Keep some breeds out, train on the rest: each detector's separation, and the p-values.
+
+    The penalty is the one that the probe chooses for all images."""
+    z, y, classes = data["z"], data["y"], len(data["vocab"])
+    stream = random_stream(draw, "known or not")
+    breeds = torch.randperm(classes, generator=stream)
+    near = torch.isin(y, breeds[:held_breeds])
+    number = torch.full((classes,), -1)
+    number[breeds[held_breeds:].sort().values] = torch.arange(classes - held_breeds)
+    rows = (~near).nonzero().flatten()
+    rows = rows[torch.randperm(len(rows), generator=stream)]
+    valid = even_folds(y[rows], parts) == draw % parts
+    train, ytrain = z[rows[~valid]], number[y[rows[~valid]]]
+    weight, bias, _ = solve_probe(train, ytrain, classes - held_breeds, [penalty])
+    images = {"known": z[rows[valid]], "near": z[near], "far": torch.cat(list(data["far"].values()))}
+    logits = {kind: one @ weight.T + bias for kind, one in images.items()}
+    held, _ = fold_logits(train, ytrain, classes - held_breeds, penalty)
+    ours = fit_detector(train, held)
+    gauss = fit_gaussians(train, ytrain)
+    scores = {"largest probability": {kind: one.softmax(1).amax(1) for kind, one in logits.items()},
+              "energy": {kind: energy(one) for kind, one in logits.items()},
+              "largest logit": {kind: largest_logit(one) for kind, one in logits.items()},
+              "Mahalanobis": {kind: -gauss.distances(one).amin(1) for kind, one in images.items()},
+              "third neighbour": {kind: -neighbour_distance(one, train) for kind, one in images.items()},
+              "energy and neighbour": {kind: ours.scores(images[kind], logits[kind]) for kind in images}}
+    scores |= others(train, ytrain, weight, bias, images)
+    return ({name: {kind: separation(one["known"], one[kind]) for kind in ("near", "far")}
+             for name, one in scores.items()},
+            {kind: ours.p_values(images[kind], logits[kind]) for kind in images})
+
+
+def known(options, draws=10):
+    "Known or not, on photographs and on drawn pets."
+    result = {"shares": SHARES, "draws": draws}
+    for name in "photographs", "drawn":
+        data = torch.load(options.cache / f"{name}.pt")
+        found = [one_draw(data, draw) for draw in range(draws)]
+        rows = {detector: {kind: mean_range([one[0][detector][kind] for one in found])
+                           for kind in ("near", "far")} for detector in found[0][0]}
+        rows = dict(sorted(rows.items(), key=lambda one: one[1]["near"]["mean"]))
+        p = {kind: torch.cat([one[1][kind] for one in found]) for kind in found[0][1]}
+        count = len(p["known"])
+        refused = wilson_interval(int((p["known"] <= 0.05).sum()), count)._asdict()
+        result[name] = {"separation": rows, "refused": refused | {"count": count},
+                        "caught": {kind: [round((one <= share).double().mean().item(), 4)
+                                          for share in SHARES] for kind, one in p.items()}}
+        print(name, {one: (row["near"]["mean"], row["far"]["mean"]) for one, row in rows.items()},
+              refused, {kind: (one <= 0.05).double().mean().item() for kind, one in p.items()})
+    write("known", result)
+
+
+# ---- sets -------------------------------------------------------------------------------------
+
+def torchcp_raps():
+    "TorchCP's RAPS with the settings of its examples, or None."
+    # its other parts need packages that its scores do not
+    absent = {name: mock.MagicMock() for name in ("torchsort", "torch_geometric", "transformers",
+              "torchcp.graph", "torchcp.llm", "torchcp.regression")}
+    with mock.patch.dict(sys.modules, absent):
+        try: from torchcp.classification.score.raps import RAPS
+        except ImportError: return None
+    return RAPS(score_type="identity", randomized=True, penalty=0.01, kreg=5)
+
+
+def set_rows(probabilities, targets, held, truth, folded, coverages):
+    "The sets of one split by every method: {method: {coverage: bool (N, C)}}."
+    stream, p = random_stream(len(targets), "shares"), {}
+    places = torch.arange(len(truth))
+    for method in "threshold", "aps", "raps":
+        shares = [None if method == "threshold" else torch.rand(len(one), 1, generator=stream)
+                  for one in (held, probabilities)]
+        p[method] = class_p_values(strangeness(probabilities, method, shares[1]),
+                                   strangeness(held, method, shares[0])[places, truth])
+    folds, heads = folded
+    p["threshold, every fold"] = cross_p_values(
+        [strangeness(one) for one in heads],
+        [strangeness(held)[places, truth][folds == fold] for fold in range(len(heads))])
+    raps = torchcp_raps()
+    if raps:
+        torch.manual_seed(0)
+        p["torchcp_raps"] = class_p_values(raps._calculate_all_label(probabilities),
+                                           raps._calculate_single_label(held, truth))
+    return {name: {one: prediction_sets(values, one, never_empty=False) for one in coverages}
+            for name, values in p.items()}
+
+
+def rotated(z, size=128):
+    "The principal components of the features, standardised over all images: quick to solve for."
+    std = z.std(0)
+    x = (z - z.mean(0)) / std.clamp_min(1e-3 * std.mean())
+    return x @ torch.linalg.svd(x, full_matrices=False)[2][:size].T
+
+
+def solve_heads(z, y, classes, masks, l2, max_iter=50):
+    "Solve a linear head on each subset of the images, all in one run of L-BFGS: (H, C, D + 1)."
+    ones = torch.cat([z, z.new_ones(len(z), 1)], 1)
+    answer = torch.zeros(len(masks) * classes, ones.shape[1], requires_grad=True)
+    price = torch.full((ones.shape[1],), l2)
+    price[-1] = l2 * 1e-3
+    share = masks / masks.sum(1, keepdim=True)
+    solver = torch.optim.LBFGS([answer], max_iter=max_iter, history_size=20, tolerance_grad=1e-7,
+                               line_search_fn="strong_wolfe")
+
+    def loss():
+        solver.zero_grad()
+        logits = (ones @ answer.T).reshape(len(z), len(masks), classes)
+        each = F.cross_entropy(logits.flatten(0, 1), y.repeat_interleave(len(masks)), reduction="none")
+        value = (each.reshape(len(z), -1).T * share).sum() + (price * answer.square()).sum() / 2
+        value.backward()
+        return value
+
+    solver.step(loss)
+    return answer.detach().reshape(len(masks), classes, -1)
+
+
+def one_split(z, y, classes, seed, coverages, penalty=3e-3, parts=10):
+    """Train on four fifths, and give the sets of the rest with its targets.
+
+    The penalty is the one that the probe chooses for all photographs."""
+    rows = torch.randperm(len(y), generator=random_stream(seed, "split"))
+    valid, train = rows[:len(y) // 5], rows[len(y) // 5:]
+    folds = even_folds(y[train], parts)
+    masks = torch.stack([folds >= 0] + [folds != fold for fold in range(parts)]).float()
+    heads = solve_heads(z[train], y[train], classes, masks, penalty)
+    answer = lambda head, where: (z[where] @ head[:, :-1].T + head[:, -1]).softmax(1)
+    held = torch.stack([answer(heads[fold + 1], train[place:place + 1])[0]
+                        for place, fold in enumerate(folds.tolist())])
+    return set_rows(answer(heads[0], valid), y[valid], held, y[train],
+                    (folds, [answer(head, valid) for head in heads[1:]]), coverages), y[valid]
+
+
+def sets(options, splits=100):
+    "Coverage and size of sets over many splits of the photographs."
+    data, coverages = torch.load(options.cache / "photographs.pt"), (0.8, 0.9, 0.95)
+    found, z = [], rotated(data["z"])
+    for seed in range(splits):
+        found.append(one_split(z, data["y"], len(data["vocab"]), seed, coverages))
+        if seed % 25 == 24: write("sets", summary_of(data, found, coverages))
+
+
+def summary_of(data, found, coverages):
+    "Coverage and size over all splits so far, by every method, and class by class."
+    rows = {method: {str(one): {"coverage": [], "size": []} for one in coverages}
+            for method in found[0][0]}
+    for made, targets in found:
+        for method, asked in made.items():
+            for coverage, chosen in asked.items():
+                measured = measure_sets(chosen, targets)
+                rows[method][str(coverage)]["coverage"].append(measured.coverage.value)
+                rows[method][str(coverage)]["size"].append(measured.size)
+    rows = {method: {one: {key: mean_range(values, 0.05, 0.95) for key, values in cell.items()}
+                     for one, cell in asked.items()} for method, asked in rows.items()}
+    whole = measure_sets(torch.cat([made["threshold"][0.9] for made, _ in found]),
+                         torch.cat([targets for _, targets in found]))
+    by_class = {name: [round(share.value, 4), round(size, 3), count] for name, (share, size, count)
+                in zip(data["vocab"], whole.by_class)}
+    # ten images of a class recur in all splits, so its interval is that of ten images
+    off = sum(not (found.low <= 0.9 <= found.high) for found in
+              (wilson_interval(round(share * 10), 10) for share, _, _ in by_class.values()))
+    return {"splits": len(found), "coverages": [str(one) for one in coverages], "methods": rows,
+            "by_class": by_class, "classes": len(by_class), "classes_off": off}
+
+
+# ---- uneven classes ---------------------------------------------------------------------------
+
+COUNTS = [2, 2, 3, 5, 5, 10, 10, 20, 20, 30, 60, 60]
+BREEDS = ["beagle", "Bengal", "boxer", "Birman", "pug", "Ragdoll", "samoyed", "Siamese",
+          "Sphynx", "havanese", "Bombay", "leonberger"]
+
+
+def make_uneven_features(options, each=90):
+    "Cache petnet's features of some breeds, many drawings of each."
+    from petbook.all import (CategoryBlock, DataBlock, ImageBlock, RandomSplitter, Resize,
+                             petnet, vision_learner)
+    from petbook.drawing.pets import draw_pet
+    from petbook.models.probe import pooled_features
+    items = [(breed, number) for breed in BREEDS for number in range(each)]
+    drawn = [draw_pet(breed, number, seed=7, size=160) for breed, number in items]
+    places = list(range(len(items)))
+    block = DataBlock(blocks=(ImageBlock(type_tfms=[drawn.__getitem__]), CategoryBlock),
+                      get_items=lambda source: source, get_y=lambda place: items[place][0],
+                      splitter=RandomSplitter(), item_tfms=Resize(128))
+    learn = vision_learner(block.dataloaders(places, bs=32, num_workers=0), petnet, precision="fp32")
+    z, y = pooled_features(learn, learn.dls.test_dl(places, with_labels=True))
+    torch.save({"z": z, "y": y, "vocab": list(learn.dls.vocab)}, options.cache / "uneven.pt")
+
+
+def solve_with(loss_func, z, y, classes, l2=3e-3):
+    "A linear head by L-BFGS under any loss: weights (C, D) and biases (C,) for standardised z."
+    answer = torch.zeros(classes, z.shape[1] + 1, requires_grad=True)
+    ones = torch.cat([z, z.new_ones(len(z), 1)], 1)
+    solver = torch.optim.LBFGS([answer], max_iter=200, history_size=20, tolerance_grad=1e-6,
+                               line_search_fn="strong_wolfe")
+
+    def loss():
+        solver.zero_grad()
+        value = loss_func(ones @ answer.T, y) + l2 / 2 * answer[:, :-1].square().sum()
+        value.backward()
+        return value
+
+    solver.step(loss)
+    return answer.detach()
+
+
+def ways_of(y, classes, stream):
+    "Ways to train on uneven classes: name -> (loss, rows to train on, shift of the answers)."
+    from petbook.losses.uneven import class_counts_of, log_shares, uneven_loss
+    every = torch.arange(len(y))
+    counts = class_counts_of(y, classes)
+    evenly = torch.multinomial(1 / counts[y], len(y), True, generator=stream)
+    plain, nothing = uneven_loss("none", y, classes), torch.zeros(classes)
+    return {"plain": (plain, every, nothing),
+            "balanced weights": (uneven_loss("balanced", y, classes), every, nothing),
+            "effective weights": (uneven_loss("effective", y, classes), every, nothing),
+            "balanced drawing": (plain, evenly, nothing),
+            "logit-adjusted loss": (uneven_loss("logit_adjusted", y, classes), every, nothing),
+            "logits adjusted afterwards": (plain, every, log_shares(counts))}
+
+
+def uneven_draw(data, draw, judged=30):
+    "Train in every way on one uneven draw: recall of each class, and calibration."
+    from petbook.interpretation.scores import expected_calibration_error
+    z, y, classes = data["z"], data["y"], len(data["vocab"])
+    stream = random_stream(draw, "uneven")
+    counts = torch.tensor(COUNTS)[torch.randperm(classes, generator=stream)]
+    rows, test = [], []
+    for number, count in enumerate(counts.tolist()):
+        here = (y == number).nonzero().flatten()
+        here = here[torch.randperm(len(here), generator=stream)]
+        test.append(here[:judged])
+        rows.append(here[judged:judged + count])
+    rows, test = torch.cat(rows), torch.cat(test)
+    mean, std = z[rows].mean(0), z[rows].std(0).clamp_min(1e-6)
+    x, found = (z - mean) / std.clamp_min(1e-3 * std.mean()), {}
+    as_drawn = test[torch.multinomial(counts[y[test]].double(), 2000, True, generator=stream)]
+    for name, (loss, chosen, shift) in ways_of(y[rows], classes, stream).items():
+        head = solve_with(loss, x[rows][chosen], y[rows][chosen], classes)
+        answer = lambda where: (x[where] @ head[:, :-1].T + head[:, -1] - shift).softmax(1)
+        hits = (answer(test).argmax(1) == y[test]).double()
+        found[name] = {"recall": [hits[y[test] == one].mean().item() for one in range(classes)],
+                       "ece": expected_calibration_error(answer(test), y[test]),
+                       "ece_drawn": expected_calibration_error(answer(as_drawn), y[as_drawn]),
+                       "accuracy_drawn": (answer(as_drawn).argmax(1) == y[as_drawn]).double().mean().item()}
+    return counts, found
+
+
+def uneven(options, draws=10):
+    "Uneven classes: recall of rare and frequent classes, and calibration, in every way."
+    if not (options.cache / "uneven.pt").exists(): make_uneven_features(options)
+    data = torch.load(options.cache / "uneven.pt")
+    found, sizes, ways = [uneven_draw(data, draw) for draw in range(draws)], sorted(set(COUNTS)), {}
+    for name in found[0][1]:
+        recalls = [torch.tensor(one[name]["recall"]) for _, one in found]
+        groups = {"rare": lambda counts: counts <= 5, "frequent": lambda counts: counts >= 30}
+        ways[name] = {"balanced_accuracy": mean_range([one.mean() for one in recalls])}
+        ways[name] |= {group: mean_range([one[chosen(counts)].mean() for one, (counts, _)
+                                          in zip(recalls, found)])
+                       for group, chosen in groups.items()}
+        ways[name] |= {key: mean_range([one[name][key] for _, one in found])
+                       for key in ("ece", "ece_drawn", "accuracy_drawn")}
+        ways[name]["recall_by_count"] = [
+            round(torch.cat([one[counts == size] for one, (counts, _)
+                             in zip(recalls, found)]).mean().item(), 4) for size in sizes]
+    write("uneven", {"counts": sizes, "draws": draws, "ways": ways})
+    for name, row in ways.items(): print(name, {key: row[key]["mean"] for key in list(row)[:-1]})
+
+
+# ---- one class more ---------------------------------------------------------------------------
+
+def growing(options, choices=10, penalty=3e-3):
+    "One class more: error of old and new classes and time, against training from scratch."
+    from petbook.models.growing import grow_layer
+    data = torch.load(options.cache / "photographs.pt")
+    z, y, classes, found = data["z"], data["y"], len(data["vocab"]), []
+    for new in torch.randperm(classes, generator=random_stream(1, "new class"))[:choices].tolist():
+        stream = random_stream(new, "one class more")
+        rows = torch.randperm(len(y), generator=stream)
+        valid = torch.zeros(len(y), dtype=torch.bool)
+        valid[rows[even_folds(y[rows], 5) == 0]] = True
+        # the new class comes last
+        number = torch.tensor([one - (one > new) if one != new else classes - 1
+                               for one in range(classes)])[y]
+        old = number < classes - 1
+        weight, bias, _ = solve_probe(z[~valid & old], number[~valid & old], classes - 1, [penalty])
+        before = (z[valid & old] @ weight.T + bias).argmax(1) == number[valid & old]
+        started = time.process_time()  # of one core: others may use the machine
+        layer = torch.nn.Linear(z.shape[1], classes - 1)
+        with torch.no_grad(): layer.weight.copy_(weight), layer.bias.copy_(bias)
+        grown = grow_layer(layer, z[~valid], number[~valid])
+        seconds = time.process_time() - started
+        weight, bias, _ = solve_probe(z[~valid], number[~valid], classes, [penalty])
+        right = {"grown": grown(z[valid]).argmax(1) == number[valid],
+                 "scratch": (z[valid] @ weight.T + bias).argmax(1) == number[valid]}
+        kinds = old[valid]
+        found.append({"class": data["vocab"][new], "seconds": seconds,
+                      "old_before": before.double().mean().item()}
+                     | {f"{name}_{kind}": one[kinds == (kind == "old")].double().mean().item()
+                        for name, one in right.items() for kind in ("old", "new")})
+        print(found[-1], flush=True)
+    write("growing", {"choices": choices, "new": [one["class"] for one in found],
+                      **{key: mean_range([one[key] for one in found])
+                         for key in found[0] if key != "class"}})
+
+
+# ---- what to label next -----------------------------------------------------------------------
+
+def suggesting(options, draws=10, start=2, steps=(37, 74, 111)):
+    "Error after labelling more photographs, chosen by petbook or at random."
+    from petbook.interpretation.suggesting import suggestion_order
+    data = torch.load(options.cache / "photographs.pt")
+    z, y, classes = data["z"], data["y"], len(data["vocab"])
+    errors = {way: {str(step): [] for step in (0, *steps)}
+              for way in ("suggested", "uncertain only", "random")}
+    for draw in range(draws):
+        stream = random_stream(draw, "suggesting")
+        rows = torch.randperm(len(y), generator=stream)
+        fold = even_folds(y[rows], 10)
+        test, first = rows[fold < 3], rows[(fold >= 3) & (fold < 3 + start)]
+        pool = rows[fold >= 3 + start]
+
+        def judge(labelled):
+            weight, bias, _ = solve_probe(z[labelled], y[labelled], classes, [3e-3])
+            return weight, bias, ((z[test] @ weight.T + bias).argmax(1) != y[test]).double().mean().item()
+
+        for way, found in errors.items():
+            labelled, left = first, pool
+            weight, bias, error = judge(labelled)
+            found["0"].append(error)
+            for step in steps:
+                count = step - (len(labelled) - len(first))
+                p = (z[left] @ weight.T + bias).softmax(1)
+                if way == "suggested": order = suggestion_order(p, z[left], z[labelled], count)
+                elif way == "random": order = torch.randperm(len(left), generator=stream)[:count]
+                else: order = suggestion_order(p, None, None, count)
+                keep = torch.ones(len(left), dtype=torch.bool)
+                keep[order] = False
+                labelled, left = torch.cat([labelled, left[order]]), left[keep]
+                weight, bias, error = judge(labelled)
+                found[str(step)].append(error)
+        print(draw, {way: [round(one[-1], 3) for one in found.values()]
+                     for way, found in errors.items()}, flush=True)
+    write("suggesting", {"draws": draws, "start": start, "errors":
+                         {way: {step: mean_range(values) for step, values in found.items()}
+                          for way, found in errors.items()}})
+
+
+def main():
+    "Run the parts that are asked for."
+    parts = {"features": make_features, "known": known, "sets": sets, "uneven": uneven,
+             "growing": growing, "suggesting": suggesting}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="+", choices=[*parts])
+    parser.add_argument("--photographs", help="folder of photographs named like breed_12.jpg")
+    parser.add_argument("--strangers", help="folder of photographs without animals")
+    parser.add_argument("--cache", type=Path, default=Path("features"), help="folder for features")
+    options = parser.parse_args()
+    options.cache.mkdir(exist_ok=True)
+    torch.set_num_threads(1)
+    for part in options.parts:
+        started = time.perf_counter()
+        parts[part](options)
+        print(f"{part}: {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__": main()
