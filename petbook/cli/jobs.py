@@ -32,8 +32,12 @@ from ..distributed.processes import gather, num_distrib
 from ..distributed.training import distrib_ctx
 from ..inference.predictor import load_learner
 from ..interpretation.interpretation import ClassificationInterpretation
+from ..interpretation.fitting_trust import fit_trust
 from ..interpretation.report import write_report
+from ..interpretation.trust import Trust
 from ..losses.metrics import error_rate
+from ..models.backbones import larger_archs
+from ..models.growing import learner_features, write_features
 from ..models.learner import Learner, vision_learner
 from ..training.suggestions import minimum
 from ..writing import check_writable, whole_file
@@ -52,7 +56,7 @@ def choose_lr(
     report(f"lr        {lr:.1e}; lr_find: a tenth of the lowest point is {found.minimum:.1e}")
     return lr, found
 
-# %% ../../nbs/886_jobs.ipynb #70930322
+# %% ../../nbs/886_jobs.ipynb #d964b059
 def _network_lines(settings: TrainSettings, learner: Learner) -> list[str]:
     "What is about to learn."
     start = "pretrained" if settings.pretrained else "from random weights"
@@ -60,11 +64,12 @@ def _network_lines(settings: TrainSettings, learner: Learner) -> list[str]:
     lines = [f"network   {settings.arch}, {start}, {size:.1f} million parameters, "
              f"{learner.precision}"]
     if (settings.arch, settings.pretrained) == ("petnet", True) and settings.data != "sketch":
-        lines.append("          petnet has only seen drawings; with a network connection, "
-                     "--arch resnet34 knows photographs")
-    return lines
+        lines.append("          petnet has only seen drawings; --arch efficientnet_lite0 "
+                     "knows photographs")
+    larger = larger_archs(settings.arch) if settings.pretrained else ""
+    return [*lines, f"          larger: {larger}"] if larger else lines
 
-# %% ../../nbs/886_jobs.ipynb #7270112d
+# %% ../../nbs/886_jobs.ipynb #1c84cf50
 def _room_needed(learner: Learner) -> int:
     "Bytes of the weights, the same again for the best ones, a checkpoint, and a report."
     tensors = learner.model.state_dict().values()
@@ -86,11 +91,14 @@ def fit(
         check_writable(run.folder, _room_needed(learner))
         run.learner, cbs, lr = learner, run.callbacks, run.lr or settings.lr
     with distrib_ctx(learner):  # does nothing unless `torchrun` started several processes
+        # a head that is computed needs no learning rate, and gentle tuning has a usual one
+        if lr is None and settings.pretrained and settings.head == "auto": lr = 2e-3
         if lr is None: lr, found = choose_lr(learner, report)
         if run is not None: run.note_lr(lr)
         if settings.pretrained:
             learner.fine_tune(settings.epochs, lr, freeze_epochs=settings.freeze_epochs,
-                              head="probe" if settings.head == "probe" else None, cbs=cbs)
+                              head=None if settings.head == "random" else settings.head,
+                              cbs=cbs)
         else: learner.fit_one_cycle(settings.epochs + settings.freeze_epochs, lr, cbs=cbs)
     return learner, found
 
@@ -111,10 +119,13 @@ def compare(
             f"{error:.1%}")
     return error
 
-# %% ../../nbs/886_jobs.ipynb #d49c54c6
+# %% ../../nbs/886_jobs.ipynb #48f94946
 def _write_results(learner: Learner, folder: Path) -> None:
     "Write the results table, one row per epoch, as `results.csv`."
     rows = learner.recorder.rows
+    if not rows:  # nothing was trained, the head was computed
+        scores = learner.validate()
+        rows = [{"phase": "head", **dict(zip(scores.names, scores))}]
     names = list(dict.fromkeys(name for row in rows for name in row))
     with whole_file(folder / "results.csv") as temporary:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -186,8 +197,9 @@ def _leave_somewhere(settings: TrainSettings, learner: Learner, folder: Path,
         return place
     raise problem
 
-# %% ../../nbs/886_jobs.ipynb #13446eea
-def _judge(run: Run, learner: Learner, found, place: Path, report: Callable) -> dict:
+# %% ../../nbs/886_jobs.ipynb #bbb5389c
+def _judge(run: Run, learner: Learner, found, place: Path, report: Callable,
+           trust: Trust | None = None) -> dict:
     "Say the error, compare, and write the report."
     settings, interpretation = run.settings, ClassificationInterpretation.from_learner(learner)
     report(_error_line("error", interpretation, "validation"))
@@ -195,9 +207,22 @@ def _judge(run: Run, learner: Learner, found, place: Path, report: Callable) -> 
     notes = dataclasses.asdict(settings)
     if random_error is not None: notes["error from random weights"] = f"{random_error:.1%}"
     write_report(interpretation, place / "report.html", learner=learner, lr_find=found,
-                 title=f"{settings.arch} on {Path(settings.data).name}", settings=notes)
+                 title=f"{settings.arch} on {Path(settings.data).name}", settings=notes,
+                 trust=trust)
     return {**interpretation.error()._asdict(), "error": interpretation.error().value,
             "folder": place, "elsewhere": place != run.folder, "random_error": random_error}
+
+def _keep_trust(learner: Learner, folder: Path, report: Callable) -> Trust | None:
+    "Export the model again with its trust, and keep what its last layer was given."
+    try:
+        trust = fit_trust(learner)
+        learner.export(folder / "model.safetensors", trust=trust)
+        write_features(folder / "features.safetensors", learner_features(learner))
+    except DataError as error:
+        report(f"trust     not measured: {error}")
+        return None
+    report(f"trust     {trust}")
+    return trust
 
 def _train_in(run: Run, report: Callable) -> dict:
     "Do the main job in a run's folder."
@@ -206,7 +231,8 @@ def _train_in(run: Run, report: Callable) -> dict:
     run.begin(dls, report)
     learner, found = _fit_on(run, dls, report)
     place = _leave_somewhere(run.settings, learner, run.folder, report)
-    result = _judge(run, learner, found, place, report)
+    trust = _keep_trust(learner, place, report)
+    result = _judge(run, learner, found, place, report, trust)
     return result | {"test_error": _test_error(learner, test, report)}
 
 def train(
