@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from ..core import ModelFileError
 from .schema import (
-    ListOf, MOST_NESTING, OneOf, Record, Whole, first_problem, nesting, quote)
+    ListOf, MOST_NESTING, OneOf, Entries, Whole, first_problem, nesting, quote)
 
 # %% ../../nbs/657_headers.ipynb #4dc9cdba
 # raised when a reader of the old kind could no longer make sense of the file
@@ -164,7 +164,7 @@ class TensorInfo(NamedTuple):
 _ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2,
                "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _PLACE = Whole(0, 2**48)
-_TENSOR = Record({"dtype": OneOf(tuple(_ITEM_BYTES)), "shape": ListOf(_PLACE, 0, 8),
+_TENSOR = Entries({"dtype": OneOf(tuple(_ITEM_BYTES)), "shape": ListOf(_PLACE, 0, 8),
                   "data_offsets": ListOf(_PLACE, 2, 2)}, ("dtype", "shape", "data_offsets"))
 _MOST_TENSORS = 20_000
 

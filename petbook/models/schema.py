@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ITEM_TRANSFORMS', 'BATCH_TRANSFORMS', 'ITEM_STAGE', 'BATCH_STAGE', 'ARCHITECTURE', 'MANIFEST', 'MOST_PIXELS',
-           'MOST_NESTING', 'quote', 'Whole', 'Number', 'Flag', 'Text', 'OneOf', 'OrNone', 'Either', 'ListOf', 'Record',
+           'MOST_NESTING', 'quote', 'Whole', 'Number', 'Flag', 'Text', 'OneOf', 'OrNone', 'Either', 'ListOf', 'Entries',
            'Named', 'Anything', 'description', 'first_problem', 'pixel_problem', 'nesting', 'check_schema']
 
 # %% ../../nbs/655_schema.ipynb #4ed14767
@@ -59,7 +59,7 @@ class ListOf(NamedTuple):
     least: int
     most: int
 
-class Record(NamedTuple):
+class Entries(NamedTuple):
     "Entries by name."
     entries: dict  # name -> kind
     needed: tuple = ()  # names that must be there
@@ -67,7 +67,7 @@ class Record(NamedTuple):
 
 class Named(NamedTuple):
     "A record whose entry `name` says which of several it is."
-    records: dict  # name -> `Record`
+    records: dict  # name -> `Entries`
 
 class Anything(NamedTuple):
     "Whatever JSON holds; petbook only shows it."
@@ -88,7 +88,7 @@ def description(
         case ListOf(of, least, most):
             count = f"{least}" if least == most else f"{least} to {most}"
             return f"a list of {count}, each {description(of)}"
-        case Record(): return "a record of named entries"
+        case Entries(): return "a record of named entries"
         case Named(records): return f"a record whose 'name' is one of {', '.join(records)}"
     return "anything"
 
@@ -105,7 +105,7 @@ def _has_kind(value: object, kind: tuple) -> bool:
         case Either(kinds): return any(first_problem(value, one) == "" for one in kinds)
         case ListOf(_, least, most):
             return isinstance(value, list) and least <= len(value) <= most
-        case Record(): return isinstance(value, dict)
+        case Entries(): return isinstance(value, dict)
         case Named(records):
             name = value.get("name") if isinstance(value, dict) else None
             return isinstance(name, str) and name in records
@@ -118,7 +118,7 @@ def _inside(value: object, kind: tuple, where: str) -> Iterator[tuple[object, tu
         case OrNone(of) if value is not None: yield value, of, where
         case ListOf(of):
             for place, one in enumerate(value): yield one, of, f"{where}[{place}]"
-        case Record(entries):
+        case Entries(entries):
             for name in entries.keys() & value.keys():
                 yield value[name], entries[name], f"{where}.{name}"
         case Named(records):
@@ -127,7 +127,7 @@ def _inside(value: object, kind: tuple, where: str) -> Iterator[tuple[object, tu
             yield value, named, where
 
 # %% ../../nbs/655_schema.ipynb #02e661a5
-def _names_problem(value: dict, kind: Record, where: str) -> str:
+def _names_problem(value: dict, kind: Entries, where: str) -> str:
     "What is wrong with the names in a record; empty if nothing is."
     lacking = [name for name in kind.needed if name not in value]
     if lacking:
@@ -147,7 +147,7 @@ def first_problem(
     "Say what first breaks a kind, with its place, what was found and what is allowed."
     if not _has_kind(value, kind):
         return f"{where} is {quote(value)}, and must be {description(kind)}"
-    if isinstance(kind, Record):
+    if isinstance(kind, Entries):
         problem = _names_problem(value, kind, where)
         if problem: return problem
     problems = (first_problem(*part) for part in _inside(value, kind, where))
@@ -165,53 +165,53 @@ _READING = {"mode": _RESAMPLE, "pad_mode": _PADDING, "align_corners": Flag(), "b
 _SAMPLING = {"size": OrNone(_SIZE), **_READING}
 _LIGHT = {"max_lighting": _SHARE, "p": _SHARE, "draw": _DRAW, "batch": Flag()}
 # the class of somebody else's transform, which the loader of the file must pass
-_FOREIGN = {"foreign": Record({"class": Text()}, ("class",))}
+_FOREIGN = {"foreign": Entries({"class": Text()}, ("class",))}
 
 # %% ../../nbs/655_schema.ipynb #16030216
 _ITEM_TRANSFORMS = {
-    "Resize": Record({"size": _SIZE, "method": OneOf(("crop", "pad", "squish")),
+    "Resize": Entries({"size": _SIZE, "method": OneOf(("crop", "pad", "squish")),
                       "pad_mode": _PADDING, "resample": _RESAMPLE}, ("size",)),
-    "RandomResizedCrop": Record({"size": _SIZE, "min_scale": Number(0.0001, 1),
+    "RandomResizedCrop": Entries({"size": _SIZE, "min_scale": Number(0.0001, 1),
                                  "max_scale": Number(0.0001, 1), "ratio": _RATIO,
                                  "resample": _RESAMPLE, "val_xtra": _SHARE}, ("size",)),
-    "CropPad": Record({"size": _SIZE, "pad_mode": _PADDING}, ("size",)),
-    "RandomCrop": Record({"size": _SIZE, "pad_mode": _PADDING}, ("size",)),
-    "RatioResize": Record({"max_sz": Whole(1, 8192), "resample": _RESAMPLE}, ("max_sz",)),
-    "FlipItem": Record({"p": _SHARE}),
-    "DihedralItem": Record({"p": _SHARE}),
+    "CropPad": Entries({"size": _SIZE, "pad_mode": _PADDING}, ("size",)),
+    "RandomCrop": Entries({"size": _SIZE, "pad_mode": _PADDING}, ("size",)),
+    "RatioResize": Entries({"max_sz": Whole(1, 8192), "resample": _RESAMPLE}, ("max_sz",)),
+    "FlipItem": Entries({"p": _SHARE}),
+    "DihedralItem": Entries({"p": _SHARE}),
     **_FOREIGN}
 ITEM_TRANSFORMS = Named(
-    _ITEM_TRANSFORMS | {"TrainOnly": Record({"tfm": Named(_ITEM_TRANSFORMS)}, ("tfm",))})
+    _ITEM_TRANSFORMS | {"TrainOnly": Entries({"tfm": Named(_ITEM_TRANSFORMS)}, ("tfm",))})
 
 # %% ../../nbs/655_schema.ipynb #a666e5aa
 BATCH_TRANSFORMS = Named({
-    "Flip": Record({"p": _SHARE, "draw": _DRAW, **_SAMPLING}),
-    "Dihedral": Record({"p": _SHARE, "draw": _DRAW, **_SAMPLING}),
-    "Rotate": Record({"max_deg": Number(0, 180), "p": _SHARE, "draw": _DRAW, **_SAMPLING}),
-    "Zoom": Record({"min_zoom": Number(0.001, 1000), "max_zoom": Number(0.001, 1000),
+    "Flip": Entries({"p": _SHARE, "draw": _DRAW, **_SAMPLING}),
+    "Dihedral": Entries({"p": _SHARE, "draw": _DRAW, **_SAMPLING}),
+    "Rotate": Entries({"max_deg": Number(0, 180), "p": _SHARE, "draw": _DRAW, **_SAMPLING}),
+    "Zoom": Entries({"min_zoom": Number(0.001, 1000), "max_zoom": Number(0.001, 1000),
                     "p": _SHARE, "draw": _DRAW, "draw_x": _DRAW, "draw_y": _DRAW,
                     **_SAMPLING}),
-    "Warp": Record({"magnitude": Number(0, 0.49), "p": _SHARE, "draw_x": _DRAW,
+    "Warp": Entries({"magnitude": Number(0, 0.49), "p": _SHARE, "draw_x": _DRAW,
                     "draw_y": _DRAW, **_SAMPLING}),
-    "RandomResizedCropGPU": Record({"size": _SIZE, "min_scale": Number(0.0001, 1),
+    "RandomResizedCropGPU": Entries({"size": _SIZE, "min_scale": Number(0.0001, 1),
                                     "max_scale": Number(0.0001, 1), "ratio": _RATIO,
                                     "valid_scale": Number(0.0001, 1), **_READING}, ("size",)),
-    "Brightness": Record(_LIGHT), "Contrast": Record(_LIGHT), "Saturation": Record(_LIGHT),
-    "Hue": Record({"max_hue": _SHARE, "p": _SHARE, "draw": _DRAW, "batch": Flag()}),
-    "Normalize": Record({"mean": _THREE, "std": ListOf(Number(1e-6, 1000), 3, 3)},
+    "Brightness": Entries(_LIGHT), "Contrast": Entries(_LIGHT), "Saturation": Entries(_LIGHT),
+    "Hue": Entries({"max_hue": _SHARE, "p": _SHARE, "draw": _DRAW, "batch": Flag()}),
+    "Normalize": Entries({"mean": _THREE, "std": ListOf(Number(1e-6, 1000), 3, 3)},
                         ("mean", "std")),
-    "RandomErasing": Record({"p": _SHARE, "sl": _SHARE, "sh": _SHARE,
+    "RandomErasing": Entries({"p": _SHARE, "sl": _SHARE, "sh": _SHARE,
                              "min_aspect": Number(0.001, 1), "max_count": Number(1, 100)}),
     **_FOREIGN})
 
 # %% ../../nbs/655_schema.ipynb #5de8e2c7
-ITEM_STAGE = Named({"ItemStage": Record(
+ITEM_STAGE = Named({"ItemStage": Entries(
     {"tfms": ListOf(ITEM_TRANSFORMS, 0, 32), "background": ListOf(Whole(0, 255), 3, 3),
      "reader": ListOf(Named(_FOREIGN), 1, 16)},  # names only: who loads it brings the code
     ("tfms",))})
-BATCH_STAGE = Named({"BatchStage": Record({"tfms": ListOf(BATCH_TRANSFORMS, 0, 32)},
+BATCH_STAGE = Named({"BatchStage": Entries({"tfms": ListOf(BATCH_TRANSFORMS, 0, 32)},
                                           ("tfms",))})
-ARCHITECTURE = Record({
+ARCHITECTURE = Entries({
     "arch": Text(), "n_out": Whole(1, 100_000), "cut": OrNone(Whole(-1000, 1000)),
     "lin_ftrs": OrNone(ListOf(Whole(1, 65_536), 0, 16)),
     "ps": Either((_SHARE, ListOf(_SHARE, 1, 17))), "pool": Flag(), "concat_pool": Flag(),
@@ -219,7 +219,7 @@ ARCHITECTURE = Record({
     ("arch", "n_out", "cut", "lin_ftrs", "ps", "pool", "concat_pool", "first_bn", "bn_final"))
 
 # %% ../../nbs/655_schema.ipynb #5306d9b2
-MANIFEST = Record({
+MANIFEST = Entries({
     "model": OrNone(ARCHITECTURE), "class": Text(1000),
     "vocab": ListOf(Text(1000), 1, 100_000), "item_stage": ITEM_STAGE,
     "batch_stage": BATCH_STAGE, "image_size": _SIZE, "activation": OneOf(("softmax", "none")),
