@@ -276,7 +276,7 @@ def main(
         return 128 + getattr(stop, "number", signal.SIGINT)
     except (ValueError, OSError, RuntimeError) as error:  # PetbookError is one of these
         if os.environ.get("PETBOOK_DEBUG") or type(error) is RuntimeError: raise
-        _say(_explain(error, arguments), file=sys.stderr)
+        _say_all(_explain(error, arguments), file=sys.stderr)
         return 2
     finally:
         if limit is None: os.environ.pop("PETBOOK_MAX_PIXELS", None)
