@@ -4,28 +4,22 @@
 
 # %% auto #0
 __all__ = ['freeze_to', 'freeze', 'unfreeze', 'hold_norms', 'lr_range', 'fit_one_cycle', 'fit_flat_cos', 'fit_sgdr', 'turned',
-           'fine_tune_gently', 'trial_data', 'try_tuning', 'fine_tune']
+           'fine_tune_gently', 'try_tuning', 'fine_tune']
 
-# %% ../../nbs/650_fine_tuning.ipynb #116c1145
+# %% ../../nbs/650_fine_tuning.ipynb #e5fde016
 import copy
-import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from ..core import check_choice, check_range
-from ..data.dataloaders import DataLoaders, copy_loader
-from ..data.items import take_items
 from ..training.schedules import flat_cos, one_cycle, sgdr
 from ..training.optimizers import group_parameters, norm_types
 from ..training.trainer import Trainer
-from .logistic import even_folds
 from .probe import linear_probe
-from .choosing import choose_head
+from .choosing import choose_head, trial_data
 
 if TYPE_CHECKING: from petbook.training.events import Callback
 
@@ -226,20 +220,6 @@ def fine_tune_gently(
     rates = slice(base_lr / 2 / lr_mult, base_lr / 20)
     fit_one_cycle(trainer, epochs, rates, phase="unfrozen", **settings)
 
-# %% ../../nbs/650_fine_tuning.ipynb #6a595ec4
-def trial_data(
-    dls: DataLoaders,  # stays as it is
-    most: int = 500,  # images to hold out, at most
-) -> DataLoaders:  # both from the training images of `dls`
-    "Hold out a fifth of the training images, or as many as `most`; train on four times that."
-    data = dls.train.dataset
-    folds = even_folds(data.targets, max(5, math.ceil(len(data) / most)))
-    held_out = (folds == 0).nonzero().flatten().tolist()
-    rest = ((folds > 0) & (folds < 5)).nonzero().flatten().tolist()
-    part = replace(data, items=take_items(data.items, rest), targets=data.targets[rest])
-    return type(dls)(copy_loader(dls.train, dataset=part, weights=None),
-                     dls.read_again(dls.train, held_out, bs=dls.valid.bs), dls.block)
-
 # %% ../../nbs/650_fine_tuning.ipynb #b9a5ebc2
 def try_tuning(
     trainer: "Trainer",  # or a `Learner`; it stays as it is
@@ -262,7 +242,7 @@ def try_tuning(
     fine_tune_gently(trial, epochs, **settings)
     return before, error()
 
-# %% ../../nbs/650_fine_tuning.ipynb #bbe7904e
+# %% ../../nbs/650_fine_tuning.ipynb #4b6680d2
 _TRIAL_NEEDS = 500  # training images
 
 def _judge_tuning(
@@ -277,7 +257,8 @@ def _judge_tuning(
         return False, (f"the body stays as it is, for {count} training images are too few to "
                        f"see whether tuning helps (from {_TRIAL_NEEDS} on it is tried)")
     before, after = try_tuning(trainer, epochs, **settings)
-    words = f"{before:.1%} before tuning and {after:.1%} after it, in a trial on images held out"
+    words = (f"{before:.1%} before tuning and {after:.1%} after it, in a trial on images held "
+             "out")
     if after < before: return True, f"the body is tuned, for it helps: {words}"
     return False, f"the body stays as it is, for tuning does not help: {words}"
 
