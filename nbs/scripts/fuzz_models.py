@@ -29,7 +29,8 @@ from petbook.all import (
 from petbook.models.files import model_digest, read_model_file
 
 SECONDS, MEGABYTES, LETTERS = 2, 500, 400  # what a refusal may cost and say
-HANG, RUNAWAY = 60, 3000  # seconds and megabytes after which the watchdog ends a worker
+HANG, RUNAWAY = 20, 3000  # seconds of processor time, and megabytes, after which the watchdog ends a worker
+ASLEEP = 600  # seconds after which a worker is ended that does not even work
 
 
 def base_files(folder):
@@ -294,18 +295,25 @@ class Worker:
         self.process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
         self.process.start()
         theirs.close()
-        self.number, self.since = None, time.monotonic()
+        self.number, self.since, self.worked = None, time.monotonic(), 0
 
     def memory(self):
         "Its memory now, megabytes."
         try: return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
         except (OSError, IndexError): return 0
 
+    def processor_time(self):
+        "The seconds that it has worked."
+        try: fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError: return 0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def trouble(self):
         "Why it must be ended, or nothing."
         if not self.process.is_alive(): return f"crash, exit code {self.process.exitcode}"
         if self.number is None: return ""
-        if time.monotonic() - self.since > HANG: return f"hang: no answer in {HANG} s"
+        if self.processor_time() - self.worked > HANG: return f"hang: no answer in {HANG} s"
+        if time.monotonic() - self.since > ASLEEP: return f"asleep: no answer in {ASLEEP} s"
         return f"more than {RUNAWAY} MB" if self.memory() > RUNAWAY else ""
 
     def end(self):
@@ -327,7 +335,7 @@ def run(numbers, seed, workers, folder, bases):
                 except EOFError: told = None
                 if isinstance(told, dict): yield told
                 if told == "ready" or isinstance(told, dict):
-                    one.number, one.since = next(numbers, None), time.monotonic()
+                    one.number, one.since, one.worked = next(numbers, None), time.monotonic(), one.processor_time()
                     one.connection.send(one.number)
                     if one.number is None: crew[place] = None
                     continue
