@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/890_all.ipynb #17210135
+# %% ../nbs/890_all.ipynb #9371c47b
 import re
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +34,7 @@ from .images.formats import *
 from .images.limits import *
 from .images.notes import *
 from .images.opening import *
+from .images.readers import *
 from .images.windows import *
 from .images.transforms import *
 from .images.resampling import *
@@ -85,6 +86,7 @@ from .training.optimizers import *
 from .training.loop import *
 from .training.recording import *
 from .training.progress import *
+from .training.saved_weights import *
 from .training.checkpoints import *
 from .training.predicting import *
 from .training.trainer import *
@@ -96,10 +98,18 @@ from .models.weights import *
 from .models.networks import *
 from .models.efficientnet import *
 from .models.cutting import *
+from .models.folding import *
 from .models.backbones import *
 from .models.heads import *
+from .models.logistic import *
+from .models.features import *
 from .models.probe import *
+from .models.discriminant import *
+from .models.image_size import *
+from .models.choosing import *
 from .models.fine_tuning import *
+from .models.schema import *
+from .models.headers import *
 from .models.files import *
 from .models.new_images import *
 from .models.growing import *
@@ -118,13 +128,16 @@ from .interpretation.interpretation import *
 from .interpretation.heatmaps import *
 from .interpretation.page import *
 from .interpretation.cards import *
+from .interpretation.charts import *
 from .interpretation.trust_sections import *
 from .interpretation.report import *
 from .interpretation.suggesting import *
+from .interpretation.model_card import *
 from .inference.predictions import *
 from .inference.predictor import *
 from .inference.growing import *
 from .inference.onnx import *
+from .inference.web import *
 from .widgets.explorers import *
 from .widgets.softmax import *
 from .widgets.augmentation import *
@@ -156,64 +169,66 @@ class _LateModule(ModuleType):
 if not TYPE_CHECKING:
     plt = _LateModule("matplotlib.pyplot", "matplotlib's pyplot, imported when it is used.")
 
-# %% ../nbs/890_all.ipynb #23976440
+# %% ../nbs/890_all.ipynb #85ca0f42
 __all__ = [
     "AbsentError", "accuracy", "adam", "AdaptiveConcatPool2d", "alexnet", "anneal_cosine",
-    "anneal_exponential", "anneal_linear", "are_uneven", "atomic_path", "aug_transforms",
-    "AugmentationExplorer", "autocast", "balance_biases", "balanced_accuracy",
-    "BalancedAccuracy", "Batch", "BatchStage", "BatchTransform", "Body", "BREEDS",
-    "Brightness", "cache_folder", "Callback", "CancelBatch", "CancelEpoch", "CancelFit",
-    "CancelStep", "CancelTrain", "CancelValidate", "CategoryBlock", "check_choice",
-    "check_range", "check_whole", "Checkpoint", "choose_precision", "choose_temperature",
-    "class_weights", "ClassificationInterpretation", "cnn_learner", "ColReader", "ColSplitter",
-    "Comparison", "confident_labels", "confusion_counts", "ConfusionExplorer", "Contrast",
-    "convnext_base", "convnext_small", "convnext_tiny", "cosine", "count_resamplings",
-    "create_body", "create_head", "create_vision_model", "CropPad", "cross_entropy",
-    "cross_entropy_steps", "cross_fitted", "CrossEntropyLossFlat", "CSVLogger", "CutMix",
-    "DataBlock", "DataError", "DataLoaders", "Datasets", "default_device", "default_loss",
-    "default_workers", "densenet121", "describe_left_out", "Detector", "Dihedral",
-    "DihedralItem", "distrib_ctx", "DistributedTraining", "doubt_folders", "download_images",
+    "anneal_exponential", "anneal_linear", "are_uneven", "at_size", "atomic_path",
+    "aug_transforms", "AugmentationExplorer", "autocast", "balance_biases",
+    "balanced_accuracy", "BalancedAccuracy", "Batch", "BatchStage", "BatchTransform", "Body",
+    "BREEDS", "Brightness", "cache_folder", "Callback", "CancelBatch", "CancelEpoch",
+    "CancelFit", "CancelStep", "CancelTrain", "CancelValidate", "CategoryBlock",
+    "check_choice", "check_range", "check_whole", "Checkpoint", "choose_discriminant",
+    "choose_head", "choose_precision", "choose_temperature", "class_weights",
+    "ClassificationInterpretation", "cnn_learner", "ColReader", "ColSplitter", "Comparison",
+    "confident_labels", "confusion_counts", "ConfusionExplorer", "Contrast", "convnext_base",
+    "convnext_small", "convnext_tiny", "cosine", "count_resamplings", "create_body",
+    "create_head", "create_vision_model", "CropPad", "cross_entropy", "cross_entropy_steps",
+    "cross_fitted", "CrossEntropyLossFlat", "CSVLogger", "CutMix", "DataBlock", "DataError",
+    "DataLoaders", "Datasets", "default_device", "default_loss", "default_workers",
+    "densenet121", "describe_left_out", "Detector", "Dihedral", "DihedralItem", "Discriminant",
+    "distrib_ctx", "DistributedTraining", "doubt_folders", "download_images",
     "download_weights", "DownloadError", "draw_pet", "duplicate_images", "EarlyStopping",
     "EarlyStoppingCallback", "effective_weights", "efficientnet_b0", "efficientnet_b3",
     "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_v2_s",
     "EMA", "error_rate", "exp", "expected_calibration_error", "export_learner", "export_onnx",
-    "F", "F1Score", "fine_tune", "fit_detector", "fit_flat_cos", "fit_logistic",
-    "fit_one_cycle", "fit_sgdr", "fit_temperature", "fit_trust", "flat_cos", "Flip",
-    "FlipItem", "FocalLoss", "FocalLossFlat", "FolderCache", "free_memory", "freeze",
-    "freeze_to", "FuncSplitter", "get_files", "get_image_files", "get_pets", "grad_cam",
-    "GradientAccumulation", "GradientClip", "GrandparentSplitter", "GroupSplitter",
-    "grow_file", "hold_norms", "Hue", "image_fingerprint", "image_to_tensor", "ImageBlock",
-    "ImageClassifierCleaner", "ImageDataLoaders", "ImageDataset", "ImageError",
-    "imagenet_stats", "ImageReport", "imaginary_breed", "IndexSplitter", "Interval",
-    "isolated_randomness", "ItemStage", "ItemTransform", "KFoldSplitter", "L", "label_quality",
-    "LabelError", "LabelSmoothingCrossEntropy", "LabelSmoothingCrossEntropyFlat",
-    "LabelSuggestion", "large_tensor", "layer_groups", "Layout", "Learner", "learner_features",
-    "LearningRateExplorer", "left_out_files", "likely_label_errors", "linear_probe",
-    "list_archs", "list_suggestions", "load_learner", "load_weights_file", "Loader",
-    "log_softmax", "LogitAdjustedLoss", "lr_find", "lr_range", "LRFind", "LRFinder",
-    "matthews_corrcoef", "MatthewsCorrCoef", "mcnemar", "measure_sets", "MemoryCache",
-    "minimum", "MixBatches", "MixUp", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large",
-    "mobilenet_v3_small", "MobileNetV1", "ModelFileError", "ModelSummary", "NaNGuard",
-    "nll_loss", "nn", "norm_and_bias_parameters", "Normalize", "num_distrib", "one_cycle",
-    "open_image", "PadMode", "parameter_groups", "parent_label", "Path", "PathList",
-    "PetbookError", "petnet", "PILImage", "PILImageBW", "plot_function", "plot_grad_cam",
-    "plot_lr_find", "plt", "pooled_features", "Precision", "Prediction", "prediction_sets",
-    "Predictor", "Probe", "Progress", "random_stream", "RandomCrop", "RandomErasing",
-    "RandomResizedCrop", "RandomResizedCropGPU", "RandomSplitter", "rank0_first",
-    "rank_distrib", "RatioResize", "re", "read_changes", "read_features", "read_layout",
-    "read_manifest", "read_table", "Recall", "Record", "Recorder", "ReduceLROnPlateau",
-    "RegexLabeller", "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_400mf", "reliability",
-    "RenamedLabels", "repeated_files", "replace_head", "Resampling", "Resamplings", "Resize",
-    "ResizeMethod", "resnet101", "resnet152", "resnet18", "resnet34", "resnet50",
-    "ResultsTable", "Rotate", "same_bits", "Saturation", "SaveModel", "SaveModelCallback",
-    "Scores", "search_images_ddg", "setup_distrib", "sgdr", "SharedLoader", "show_batch",
-    "show_image", "show_images", "slide", "smoothed", "softmax", "SoftmaxExplorer",
-    "squeezenet1_1", "steep", "StratifiedSplitter", "stream_seed", "suggest_labels",
-    "Suggestion", "Summary", "swin_t", "swin_v2_t", "teardown_distrib", "tensor",
-    "tensor_to_image", "TensorBoard", "top_k_accuracy", "torch", "TorchScheduler", "Tracker",
-    "Trainer", "TrainingError", "TrainOnly", "TransformBlock", "Trust", "twin_classes",
-    "undo_changes", "uneven_loss", "unfreeze", "untar_data", "upload_and_classify",
-    "UploadClassifier", "URLs", "using_attr", "valley", "verify_images", "vgg16_bn",
-    "vision_learner", "vit_b_16", "Warp", "WholeBatch", "wide_resnet50_2", "wilson_interval",
-    "with_temperature", "write_features", "write_report", "WriteError", "Zoom",
+    "F", "F1Score", "fine_tune", "fine_tune_gently", "fit_detector", "fit_discriminant",
+    "fit_flat_cos", "fit_logistic", "fit_one_cycle", "fit_sgdr", "fit_temperature",
+    "fit_trust", "flat_cos", "Flip", "FlipItem", "FocalLoss", "FocalLossFlat", "FolderCache",
+    "free_memory", "freeze", "freeze_to", "FuncSplitter", "get_files", "get_image_files",
+    "get_pets", "grad_cam", "GradientAccumulation", "GradientClip", "GrandparentSplitter",
+    "GroupSplitter", "grow_file", "HeadChoice", "hold_norms", "Hue", "image_fingerprint",
+    "image_to_tensor", "ImageBlock", "ImageClassifierCleaner", "ImageDataLoaders",
+    "ImageDataset", "ImageError", "imagenet_stats", "ImageReport", "imaginary_breed",
+    "IndexSplitter", "Interval", "isolated_randomness", "ItemStage", "ItemTransform",
+    "KFoldSplitter", "L", "label_quality", "LabelError", "LabelSmoothingCrossEntropy",
+    "LabelSmoothingCrossEntropyFlat", "LabelSuggestion", "large_tensor", "layer_groups",
+    "Layout", "Learner", "learner_features", "LearningRateExplorer", "left_out_files",
+    "likely_label_errors", "linear_probe", "list_archs", "list_suggestions", "load_learner",
+    "load_weights_file", "Loader", "log_softmax", "LogitAdjustedLoss", "lr_find", "lr_range",
+    "LRFind", "LRFinder", "matthews_corrcoef", "MatthewsCorrCoef", "mcnemar", "measure_sets",
+    "MemoryCache", "minimum", "MixBatches", "MixUp", "mobilenet_v1", "mobilenet_v2",
+    "mobilenet_v3_large", "mobilenet_v3_small", "MobileNetV1", "ModelFileError",
+    "ModelSummary", "NaNGuard", "nll_loss", "nn", "norm_and_bias_parameters", "Normalize",
+    "num_distrib", "one_cycle", "open_image", "PadMode", "parameter_groups", "parent_label",
+    "Path", "PathList", "PetbookError", "petnet", "PILImage", "PILImageBW", "plot_function",
+    "plot_grad_cam", "plot_lr_find", "plt", "pooled_features", "Precision", "Prediction",
+    "prediction_sets", "Predictor", "Probe", "Progress", "random_stream", "RandomCrop",
+    "RandomErasing", "RandomResizedCrop", "RandomResizedCropGPU", "RandomSplitter",
+    "rank0_first", "rank_distrib", "RatioResize", "re", "read_changes", "read_features",
+    "read_layout", "read_manifest", "read_table", "Recall", "Record", "Recorder",
+    "ReduceLROnPlateau", "RegexLabeller", "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_400mf",
+    "reliability", "RenamedLabels", "repeated_files", "replace_head", "Resampling",
+    "Resamplings", "Resize", "ResizeMethod", "resnet101", "resnet152", "resnet18", "resnet34",
+    "resnet50", "ResultsTable", "Rotate", "same_bits", "Saturation", "SaveModel",
+    "SaveModelCallback", "Scores", "search_images_ddg", "set_linear_head", "setup_distrib",
+    "sgdr", "SharedLoader", "show_batch", "show_image", "show_images", "slide", "smoothed",
+    "softmax", "SoftmaxExplorer", "solve_probe", "squeezenet1_1", "steep",
+    "StratifiedSplitter", "stream_seed", "suggest_labels", "Suggestion", "Summary", "swin_t",
+    "swin_v2_t", "teardown_distrib", "tensor", "tensor_to_image", "TensorBoard",
+    "top_k_accuracy", "torch", "TorchScheduler", "Tracker", "Trainer", "TrainingError",
+    "TrainOnly", "TransformBlock", "Trust", "try_tuning", "twin_classes", "undo_changes",
+    "uneven_loss", "unfreeze", "untar_data", "upload_and_classify", "UploadClassifier", "URLs",
+    "using_attr", "valley", "verify_images", "vgg16_bn", "vision_learner", "vit_b_16", "Warp",
+    "WholeBatch", "wide_resnet50_2", "wilson_interval", "with_temperature", "write_features",
+    "write_report", "WriteError", "Zoom",
 ]

@@ -275,7 +275,7 @@ def say(
     encoding = getattr(stream, "encoding", None) or "utf-8"
     for line in lines:
         text = printable(line, keep="\t").encode(encoding, "backslashreplace")
-        print(text.decode(encoding), file=stream)
+        print(text.decode(encoding), file=stream, flush=True)
 
 # %% ../nbs/010_display.ipynb #175c22ae
 def is_watched() -> bool:

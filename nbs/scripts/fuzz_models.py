@@ -29,16 +29,18 @@ from petbook.all import (
 from petbook.models.files import model_digest, read_model_file
 
 SECONDS, MEGABYTES, LETTERS = 2, 500, 400  # what a refusal may cost and say
-HANG, RUNAWAY = 60, 3000  # seconds and megabytes after which the watchdog ends a worker
+HANG, RUNAWAY = 20, 3000  # seconds of processor time, and megabytes, after which the watchdog ends a worker
+ASLEEP = 600  # seconds after which a worker is ended that does not even work
 
 
 def base_files(folder):
-    "Two sound model files to mutate, of one network with two heads and different stages."
+    "Three sound model files to mutate: two heads, different stages, and a stem alone, which is quick to hash."
     for breed in ("beagle", "pug"):
         for number in range(1, 5): draw_pet(breed, number, size=80).save(folder / f"{breed}_{number}.jpg")
     stages = ((Resize(112), aug_transforms(size=96, min_scale=0.75), {}),
               ([RatioResize(120), Resize((64, 80))], [*aug_transforms(flip_vert=True, max_warp=0.1), RandomErasing()],
-               {"lin_ftrs": [], "concat_pool": False, "ps": 0.1}))
+               {"lin_ftrs": [], "concat_pool": False, "ps": 0.1}),
+              (Resize(64, method="pad"), aug_transforms(size=48), {"cut": 1}))
     for number, (items, batches, head) in enumerate(stages):
         block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=breed_of, item_tfms=items,
                           splitter=RandomSplitter(seed=0), batch_tfms=batches)
@@ -198,26 +200,26 @@ def mutate_bytes(content, rng):
     if kind == 3: header = swap(rb'\"vocab\":', rb'\"vocab\": [\"a\"], \"vocab\":')
     if kind == 4: header = swap(rb'\"n_out\": 2', rng.choice([rb'\"n_out\": NaN', rb'\"n_out\": 1e999', b'\\"n_out\\": ' + b"9" * 5000]))
     if kind == 5: longer = rng.choice([1, 1000, 3 * 10**9])
-    if kind == 6: data = data[:rng.randrange(len(data))]
+    if kind == 6: data = data[:rng.randrange(len(data) + 1)]
     if kind == 7: header = swap(b'"dtype":"F32"', b'"dtype":"' + rng.choice([b"F8_E4M3", b"", b"F64", b"x" * 999, b"U8"]) + b'"')
     if kind == 8: header = swap(b'"shape":[', b'"shape":[' + rng.choice([b"0,", b"-1,", b"99999999999,", b"1.5,", b"1," * 999]))
     if kind == 9: header = swap(b'"data_offsets":[', b'"data_offsets":[' + rng.choice([b"1", b"-", b"9" * 30, b'"a",', b"[],"]))
     if kind == 10: header = header.decode().encode(rng.choice(["utf-16", "utf-8-sig", "utf-32"]))
     if kind == 11: header = b'{"a":' * rng.choice([10, 1000, 10**5]) + b"1" + b"}"
-    if kind == 12: header = header[:rng.randrange(len(header))]
+    if kind == 12: header = header[:rng.randrange(len(header) + 1)]
     if kind == 13: header = swap(rb'\"manifest\": {', rb'\"manifest\": {\"x\": ' + b"[" * 5000 + b"]" * 5000 + b", ")
     if kind == 14: header = b"{" + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % n for n in range(30_000)) + b"}"
     start = len(header).to_bytes(8, "little")
     if kind == 15: start = rng.choice([b"", b"\xff" * 8, bytes(8), (length + 1).to_bytes(8, "little"), b"\x80\x04" + bytes(6), b"PK\3\4"])
     made = bytearray(start + header + data)
-    if rng.random() < 0.1: made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
+    if made and rng.random() < 0.1: made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
     return bytes(made), len(made) + longer, f"bytes, kind {kind}"
 
 
 def make_file(bases, seed, number, file):
     "Write mutated file `number`; say what was done."
     rng = random.Random(f"{seed}/{number}")
-    manifest, tensors = rng.choice(bases)
+    manifest, tensors = rng.choices(bases, (1, 1, 18))[0]
     manifest, tensors, done = json.loads(json.dumps(manifest)), dict(tensors), []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         try: done.append(rng.choice(CHANGES)(manifest, rng))
@@ -293,18 +295,25 @@ class Worker:
         self.process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
         self.process.start()
         theirs.close()
-        self.number, self.since = None, time.monotonic()
+        self.number, self.since, self.worked = None, time.monotonic(), 0
 
     def memory(self):
         "Its memory now, megabytes."
         try: return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
         except (OSError, IndexError): return 0
 
+    def processor_time(self):
+        "The seconds that it has worked."
+        try: fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError: return 0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def trouble(self):
         "Why it must be ended, or nothing."
         if not self.process.is_alive(): return f"crash, exit code {self.process.exitcode}"
         if self.number is None: return ""
-        if time.monotonic() - self.since > HANG: return f"hang: no answer in {HANG} s"
+        if self.processor_time() - self.worked > HANG: return f"hang: no answer in {HANG} s"
+        if time.monotonic() - self.since > ASLEEP: return f"asleep: no answer in {ASLEEP} s"
         return f"more than {RUNAWAY} MB" if self.memory() > RUNAWAY else ""
 
     def end(self):
@@ -326,12 +335,12 @@ def run(numbers, seed, workers, folder, bases):
                 except EOFError: told = None
                 if isinstance(told, dict): yield told
                 if told == "ready" or isinstance(told, dict):
-                    one.number, one.since = next(numbers, None), time.monotonic()
+                    one.number, one.since, one.worked = next(numbers, None), time.monotonic(), one.processor_time()
                     one.connection.send(one.number)
                     if one.number is None: crew[place] = None
                     continue
                 if told: continue
-                one.process.join(5)
+                one.process.join()
             if trouble := one.trouble():
                 one.end()
                 yield {"number": one.number, "what": "?", "outcome": "finding", "said": trouble, "seconds": HANG, "megabytes": 0}

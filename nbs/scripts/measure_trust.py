@@ -24,7 +24,7 @@ from petbook.interpretation.known import (
 from petbook.interpretation.scores import wilson_interval
 from petbook.interpretation.sets import (
     class_p_values, cross_p_values, measure_sets, prediction_sets, strangeness)
-from petbook.models.probe import even_folds, solve_probe
+from petbook.models.logistic import even_folds, solve_probe
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "trust.json"

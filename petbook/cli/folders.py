@@ -29,23 +29,26 @@ from ..display import say
 from ..distributed.processes import rank0_first
 from ..drawing.pets import get_pets
 from ..images.resizing import Resize
+from ..models.backbones import auto_arch
 
-# %% ../../nbs/883_folders.ipynb #2abb1432
+# %% ../../nbs/883_folders.ipynb #b5839c55
 def resolve(
     settings: TrainSettings,  # what was asked for
 ) -> TrainSettings:  # a copy with nothing left open but the learning rate
     "Fill in what depends on other options. Raises `ValueError` for a number out of range."
-    check_choice("head", settings.head, ["probe", "random"])
+    check_choice("head", settings.head, ["auto", "probe", "random"])
     check_choice("split", settings.split, ["auto", "none"])
     for name, low in (("epochs", 1), ("freeze_epochs", 1), ("bs", 1), ("size", 32)):
         value = getattr(settings, name)
         if value is not None: check_whole(name, value, low)
     if settings.lr is not None: check_range("lr", settings.lr, 0, open_low=True)
-    size = settings.size or (160 if settings.arch == "petnet" else 224)
+    arch = settings.arch if settings.arch != "auto" else auto_arch(settings.data == "sketch")
+    size = settings.size or (160 if arch == "petnet" else 224)
     compare = settings.compare
     if compare is None: compare = settings.pretrained and settings.data == "sketch"
     presize = settings.presize or round(size * 1.6)
-    return dataclasses.replace(settings, size=size, presize=presize, compare=compare)
+    return dataclasses.replace(settings, arch=arch, size=size, presize=presize,
+                               compare=compare)
 
 # %% ../../nbs/883_folders.ipynb #bff71b6f
 def find_folder(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['choose_lr', 'fit', 'compare', 'train', 'predict', 'report_on']
 
-# %% ../../nbs/886_jobs.ipynb #1661548f
+# %% ../../nbs/886_jobs.ipynb #2aafcc81
 import csv
 import dataclasses
 import json
@@ -36,6 +36,7 @@ from ..interpretation.fitting_trust import fit_trust
 from ..interpretation.report import write_report
 from ..interpretation.trust import Trust
 from ..losses.metrics import error_rate
+from ..models.backbones import larger_archs
 from ..models.growing import learner_features, write_features
 from ..models.learner import Learner, vision_learner
 from ..training.suggestions import minimum
@@ -55,7 +56,7 @@ def choose_lr(
     report(f"lr        {lr:.1e}; lr_find: a tenth of the lowest point is {found.minimum:.1e}")
     return lr, found
 
-# %% ../../nbs/886_jobs.ipynb #70930322
+# %% ../../nbs/886_jobs.ipynb #d964b059
 def _network_lines(settings: TrainSettings, learner: Learner) -> list[str]:
     "What is about to learn."
     start = "pretrained" if settings.pretrained else "from random weights"
@@ -63,11 +64,12 @@ def _network_lines(settings: TrainSettings, learner: Learner) -> list[str]:
     lines = [f"network   {settings.arch}, {start}, {size:.1f} million parameters, "
              f"{learner.precision}"]
     if (settings.arch, settings.pretrained) == ("petnet", True) and settings.data != "sketch":
-        lines.append("          petnet has only seen drawings; with a network connection, "
-                     "--arch resnet34 knows photographs")
-    return lines
+        lines.append("          petnet has only seen drawings; --arch efficientnet_lite0 "
+                     "knows photographs")
+    larger = larger_archs(settings.arch) if settings.pretrained else ""
+    return [*lines, f"          larger: {larger}"] if larger else lines
 
-# %% ../../nbs/886_jobs.ipynb #7270112d
+# %% ../../nbs/886_jobs.ipynb #1c84cf50
 def _room_needed(learner: Learner) -> int:
     "Bytes of the weights, the same again for the best ones, a checkpoint, and a report."
     tensors = learner.model.state_dict().values()
@@ -89,11 +91,14 @@ def fit(
         check_writable(run.folder, _room_needed(learner))
         run.learner, cbs, lr = learner, run.callbacks, run.lr or settings.lr
     with distrib_ctx(learner):  # does nothing unless `torchrun` started several processes
+        # a head that is computed needs no learning rate, and gentle tuning has a usual one
+        if lr is None and settings.pretrained and settings.head == "auto": lr = 2e-3
         if lr is None: lr, found = choose_lr(learner, report)
         if run is not None: run.note_lr(lr)
         if settings.pretrained:
             learner.fine_tune(settings.epochs, lr, freeze_epochs=settings.freeze_epochs,
-                              head="probe" if settings.head == "probe" else None, cbs=cbs)
+                              head=None if settings.head == "random" else settings.head,
+                              cbs=cbs)
         else: learner.fit_one_cycle(settings.epochs + settings.freeze_epochs, lr, cbs=cbs)
     return learner, found
 
@@ -114,10 +119,13 @@ def compare(
             f"{error:.1%}")
     return error
 
-# %% ../../nbs/886_jobs.ipynb #d49c54c6
+# %% ../../nbs/886_jobs.ipynb #48f94946
 def _write_results(learner: Learner, folder: Path) -> None:
     "Write the results table, one row per epoch, as `results.csv`."
     rows = learner.recorder.rows
+    if not rows:  # nothing was trained, the head was computed
+        scores = learner.validate()
+        rows = [{"phase": "head", **dict(zip(scores.names, scores))}]
     names = list(dict.fromkeys(name for row in rows for name in row))
     with whole_file(folder / "results.csv") as temporary:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -189,7 +197,7 @@ def _leave_somewhere(settings: TrainSettings, learner: Learner, folder: Path,
         return place
     raise problem
 
-# %% ../../nbs/886_jobs.ipynb #35edc335
+# %% ../../nbs/886_jobs.ipynb #bbb5389c
 def _judge(run: Run, learner: Learner, found, place: Path, report: Callable,
            trust: Trust | None = None) -> dict:
     "Say the error, compare, and write the report."

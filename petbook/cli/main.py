@@ -104,12 +104,18 @@ def make_parser() -> argparse.ArgumentParser:
     _add_using(commands)
     return parser
 
-# %% ../../nbs/888_commands.ipynb #a741daeb
-def _say(*lines: object, file: TextIO | None = None) -> None:
+# %% ../../nbs/888_commands.ipynb #bf3fd88b
+def _say(*lines: object) -> None:
     "Print lines that may hold names; see `petbook.display.say`."
     from petbook.display import say
 
-    for line in lines: say(*str(line).split("\n"), file=file)
+    say(*lines)
+
+def _say_all(text: object, file: TextIO | None = None) -> None:
+    "Print a warning or an error of several lines, as safely."
+    from petbook.display import say
+
+    say(*str(text).split("\n"), file=file)
 
 # %% ../../nbs/888_commands.ipynb #9077dd3c
 def draw_lr_find(
@@ -166,7 +172,7 @@ def _take_part(settings: TrainSettings, trains: bool, resume: bool) -> None:
     jobs.fit(settings, dls, quiet, run)
     jobs.compare(settings, dls, quiet)
 
-# %% ../../nbs/888_commands.ipynb #ff55cc47
+# %% ../../nbs/888_commands.ipynb #8547b7bc
 def _run_training(arguments: argparse.Namespace) -> int:
     "Do `train` or `lr-find`, in each process of `torchrun`."
     from petbook.cli import jobs
@@ -231,10 +237,10 @@ def quiet_start() -> Iterator[None]:
     finally:
         if main_thread: signal.signal(signal.SIGINT, usual)
 
-# %% ../../nbs/888_commands.ipynb #15f31bdd
+# %% ../../nbs/888_commands.ipynb #b8f4eebe
 def _note(message: object, *_, **__) -> None:
     "Say a warning in one line, in the place of `warnings.showwarning`."
-    _say(f"note      {message}", file=sys.stderr)
+    _say_all(f"note      {message}", file=sys.stderr)
 
 def _end_quietly() -> int:
     "Stop without a word when nobody reads on, as in `petbook predict … | head`."
@@ -270,7 +276,7 @@ def main(
         return 128 + getattr(stop, "number", signal.SIGINT)
     except (ValueError, OSError, RuntimeError) as error:  # PetbookError is one of these
         if os.environ.get("PETBOOK_DEBUG") or type(error) is RuntimeError: raise
-        _say(_explain(error, arguments), file=sys.stderr)
+        _say_all(_explain(error, arguments), file=sys.stderr)
         return 2
     finally:
         if limit is None: os.environ.pop("PETBOOK_MAX_PIXELS", None)

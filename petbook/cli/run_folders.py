@@ -47,8 +47,8 @@ def run_folder(
     path = Path(out)
     if not overwrite or not path.is_dir() or not any(path.iterdir()): return take_folder(path)
     if not (path / "settings.json").is_file():
-        raise DataError(f"{path} holds files, but no settings.json, so it is not the folder of "
-                        "a run; --overwrite leaves it alone, name another with --out")
+        raise DataError(f"{path} holds files, but no settings.json, so it is not the folder "
+                        "of a run; --overwrite leaves it alone, name another with --out")
     return path
 
 # %% ../../nbs/884_run_folders.ipynb #2b183629
@@ -94,7 +94,7 @@ def write_answers(
                   errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            writer.writerows((*row[:3], *(f"{value:.6f}" for value in row[3:])) for row in rows)
+            for row in rows: writer.writerow((*row[:3], *(f"{one:.6f}" for one in row[3:])))
 
 # %% ../../nbs/884_run_folders.ipynb #f5606bb2
 def read_answers(
@@ -120,11 +120,12 @@ def compare_runs(
     shared = sorted(set(one) & set(two))
     labels_differ = [file for file in shared if one[file][0] != two[file][0]]
     if labels_differ:
-        raise DataError(f"{labels_differ[0]} is labelled {one[labels_differ[0]][0]!r} in {first} "
-                        f"and {two[labels_differ[0]][0]!r} in {second}: not the same data")
+        file = labels_differ[0]
+        raise DataError(f"{file} is labelled {one[file][0]!r} in {first} and "
+                        f"{two[file][0]!r} in {second}: not the same data")
     if len(shared) < len(one) or len(shared) < len(two):
-        raise DataError(f"the runs were validated on different images ({len(one)} and {len(two)}"
-                        f", {len(shared)} in common); train both with the same data, seed and "
+        raise DataError(f"the runs were validated on different images ({len(one)} and "
+                        f"{len(two)}, {len(shared)} in common); train both with the same data, seed and "
                         "valid_pct")
     right = [(one[file][0] == one[file][1], two[file][0] == two[file][1]) for file in shared]
     return Comparison(*(right.count(pair) for pair in

@@ -42,9 +42,10 @@ class TrainSettings:
                                      "searched in the file's path below the data")
     split: str = option("auto", "'auto' takes a ready-made split (folders train, val, test); "
                                 "'none' takes every folder for a class")
-    arch: str = option("petnet",
-                       "'petnet', 'mobilenet_v1', a torchvision name, or a timm name "
-                                 "if timm is installed")
+    arch: str = option("auto",
+                       "'auto' takes petnet for drawn pets and efficientnet_lite0, which "
+                                 "knows photographs, for everything else; or a name of "
+                                 "petbook's, torchvision's, or timm's if it is installed")
     weights: str | None = option(None, "a file of weights for the network's body, instead of "
                                        "the usual pretrained ones")
     pretrained: bool = option(True, "start from pretrained weights")
@@ -61,9 +62,10 @@ class TrainSettings:
     bs: int = option(32, "images per batch")
     valid_pct: float = option(0.2, "share of each class kept for validation")
     seed: int = option(42, "one seed for the split, the images, the head and the dropout")
-    head: str = option("probe",
-                       "'probe' starts the head from a linear probe of the pretrained "
-                                "features, 'random' as fastai does")
+    head: str = option("auto",
+                       "'auto' computes heads, takes the best, and tunes the network if a "
+                       "trial says that it helps; 'probe' starts the head from a linear "
+                       "probe of the pretrained features, 'random' as fastai does")
     precision: str = option("auto", "'auto', 'fp32', 'bf16' or 'fp16'")
     images_per_breed: int = option(20, "drawn images per breed, with --data sketch")
     workers: int | None = option(None, "loader processes; left out, petbook chooses")

@@ -199,7 +199,9 @@ async function classify(file) {
     const probabilities = Array.from(found[facts.output].data);
     window.petbookAnswer = probabilities;
     tell(probabilities);
-  } catch (error) { find("state").textContent = "This image could not be classified: " + error; }
+  } catch (error) {
+    find("state").textContent = "This image could not be classified: " + error;
+  }
 }
 
 find("file").addEventListener("change", event => {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core import DataError, check_choice, isolated_randomness, random_stream
 from .trust import Trust, features_and_logits, fingerprint, trust_from
 from ..models.cutting import evaluation_mode
-from ..models.probe import even_folds, solve_probe
+from ..models.logistic import even_folds, solve_probe
 from ..training.optimizers import autocast
 
 if TYPE_CHECKING: from petbook.training.trainer import Trainer

@@ -126,7 +126,7 @@ class TableDisplay:
         if self.handle is None: self.handle = display(shown, display_id=True)
         else: self.handle.update(shown)
 
-# %% ../../nbs/535_progress.ipynb #c2d5ca74
+# %% ../../nbs/535_progress.ipynb #af6c29e5
 class Progress(Callback):
     "Shows a bar for each pass and a row for each epoch. `bar` and `table` switch them off."
     order = -50
@@ -150,6 +150,14 @@ class Progress(Callback):
         show = below if self.table and self.display.where else None
         if not self.bar or not hasattr(loader, "__len__"): return
         self.meter = Meter(len(loader), title, show)
+
+    def work(
+        self,
+        total: int,  # steps to come
+        title: str,  # what is going on
+    ) -> Meter | None:  # call `update` at each step and `close` at the end; None: no bar
+        "Make a bar for work that is not an epoch."
+        return Meter(total, title, line_display()) if self.bar else None
 
     def before_train(self, trainer) -> None:
         self.open(trainer, trainer.dls.train, f"epoch {trainer.epoch}, train")
