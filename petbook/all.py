@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/890_all.ipynb #3878c409
+# %% ../nbs/890_all.ipynb #17210135
 import re
 from importlib import import_module
 from pathlib import Path
@@ -117,9 +117,11 @@ from .interpretation.fitting_trust import *
 from .interpretation.interpretation import *
 from .interpretation.heatmaps import *
 from .interpretation.page import *
+from .interpretation.cards import *
 from .interpretation.trust_sections import *
 from .interpretation.report import *
 from .interpretation.suggesting import *
+from .inference.predictions import *
 from .inference.predictor import *
 from .inference.growing import *
 from .inference.onnx import *
