@@ -127,11 +127,13 @@ from .interpretation.fitting_trust import *
 from .interpretation.interpretation import *
 from .interpretation.heatmaps import *
 from .interpretation.page import *
+from .interpretation.cards import *
 from .interpretation.charts import *
 from .interpretation.trust_sections import *
 from .interpretation.report import *
 from .interpretation.suggesting import *
 from .interpretation.model_card import *
+from .inference.predictions import *
 from .inference.predictor import *
 from .inference.growing import *
 from .inference.onnx import *

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from ..core import ImageError, check_range, check_whole, tensor_to_image
-from ..inference.predictor import Prediction, Predictor
+from ..inference.predictions import Prediction
+from ..inference.predictor import Predictor
 from ..interpretation.heatmaps import grad_cam, overlay_heat
 
 # %% ../../nbs/887_answers.ipynb #5edc549e

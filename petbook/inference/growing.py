@@ -5,15 +5,13 @@
 # %% auto #0
 __all__ = ['read_through', 'grow_file', 'suggest_labels']
 
-# %% ../../nbs/805_growing_files.ipynb #1c94b310
-from collections.abc import Sequence
+# %% ../../nbs/805_growing_files.ipynb #ead500ac
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..core import DataError
-from ..data.files import get_image_files
 from ..interpretation.suggesting import LabelSuggestion, list_suggestions
 from ..interpretation.trust import features_and_logits
 from ..models.files import read_model_file, write_model_file
@@ -26,7 +24,8 @@ def read_through(
     predictor: Predictor,  # from `load_learner`
     items: object,  # a folder, or a list of whatever `predict` takes
     bs: int = 64,  # images in a batch
-) -> tuple[Tensor, Tensor, Tensor]:  # features (N, D), last layer's inputs (N, E), logits (N, C)
+    # features (N, D), last layer's inputs (N, E), logits (N, C)
+) -> tuple[Tensor, Tensor, Tensor]:
     "Run images through a predictor's network, and keep what lies before its answers."
     rows, batch, items = [], [], list_items(items)
     for place, image in enumerate(open_ahead(predictor.item_stage, items), 1):
@@ -48,7 +47,8 @@ def _write_grown(model: Path, out: Path, predictor: Predictor, grown: KnownFeatu
     manifest, tensors = read_model_file(model)
     place, layer = last_layer(predictor.model)
     more = grow_layer(layer, grown.features, grown.targets)
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("trust.")}
+    tensors = {name: tensor for name,
+               tensor in tensors.items() if not name.startswith("trust.")}
     tensors |= {f"{place}.{name}": tensor for name, tensor in more.state_dict().items()}
     training = manifest["training"] | {"grew_from": {
         "classes": len(grown.vocab) - 1, "added": grown.vocab[-1], "images": count}}

@@ -58,11 +58,13 @@ def choose_temperature(
 ) -> TemperatureChoice:
     "Fit a temperature, and keep it only if it helps on images that it was not fitted on."
     if len(logits) != len(targets) or len(targets) < 2:
-        raise DataError(f"{len(logits)} rows of logits and {len(targets)} labels; needs as many "
+        raise DataError(f"{len(logits)} rows of logits and {len(targets)} labels; needs as "
+                        "many "
                         "of one as of the other, and two images at least")
     logits, divided = logits.double(), cross_tempered(logits.double(), targets, seed=seed)
     losses = [F.cross_entropy(part, targets, reduction="none") for part in (logits, divided)]
-    errors = [expected_calibration_error(part.softmax(1), targets) for part in (logits, divided)]
+    errors = [expected_calibration_error(part.softmax(1), targets)
+              for part in (logits, divided)]
     gain = losses[0] - losses[1]
     fitted = fit_temperature(logits.softmax(1), targets)
     helps = gain.mean() > gain.std() / math.sqrt(len(gain)) and errors[1] <= errors[0]

@@ -120,7 +120,8 @@ def combined_score(
 @dataclass(frozen=True)
 class Detector:
     "Tells how unusual an image is, compared with images that belong."
-    known: Tensor  # (N, D) float16 features of training images, of length 1; (0, D): energy only
+    # (N, D) float16 features of training images, of length 1; (0, D): energy only
+    known: Tensor
     scale: Tensor  # (4,) float32: mean and deviation of the energy, then of the distance
     reference: Tensor  # (n,) float32, sorted: scores of images held out of training
 

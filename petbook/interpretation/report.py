@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_report']
 
-# %% ../../nbs/750_report.ipynb #0f9a0e22
+# %% ../../nbs/750_report.ipynb #3c3bbc27
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ import torch
 from markupsafe import Markup
 
 from ..core import DataError, check_choice
-from ..display import escape, image_html, table_html, to_html
+from ..display import table_html, to_html
 from .confusion import similarity_order
 from .scores import (
     cross_fitted, draw_reliability, expected_calibration_error, reliability)
-from .interpretation import (
-    ClassificationInterpretation, format_probability)
+from .interpretation import ClassificationInterpretation
 from .heatmaps import grad_cam_images
+from .cards import breakable, card_grid, card_html, item_card
 from .page import figure_svg, html_page, new_chart
 from .charts import losses_svg, lr_find_svg, lr_svg
 from .fitting_trust import training_answers
@@ -29,45 +29,6 @@ from .trust_sections import known_html, sets_html, stranger_answers
 from ..losses.metrics import balanced_accuracy
 from ..losses.uneven import are_uneven
 from ..writing import whole_file
-
-# %% ../../nbs/750_report.ipynb #b1849281
-def _breakable(name: str) -> Markup:
-    "A name as HTML that may break after each underscore."
-    return escape(name).replace("_", Markup("_<wbr>"))
-
-# %% ../../nbs/750_report.ipynb #0d3a69a7
-_CARD = """
-<figure>{{ image }}<figcaption>
-{%- for left, right in lines %}<div><span>{{ left }}</span><span>{{ right }}</span></div>
-{%- endfor %}{% if name %}<small>{{ name }}</small>{% endif %}</figcaption></figure>"""
-
-# %% ../../nbs/750_report.ipynb #4b32e98c
-def _card(interpretation: ClassificationInterpretation, index: int, note: str = "",
-          relation: str = "is") -> Markup:
-    "One item's card; `relation` stands before its label: `is` or `labelled`."
-    record = interpretation.record(index)
-    known = isinstance(record.item, (str, Path))
-    name = Path(record.item).name if known else f"item {index}"
-    try: image = image_html(interpretation.image(index), name, longest=220, quality=82)
-    except (DataError, OSError) as error:
-        image = to_html('<p class="lost">{{ error }}</p>', error=error)
-    right = record.actual == record.predicted
-    predicted = to_html('<b class="{{ kind }}">{{ name }}</b>',
-                        name=_breakable(record.predicted), kind="right" if right else "wrong")
-    lines = [(predicted, format_probability(record.probability))]
-    if not right:
-        actual = to_html("{{ relation }} <b>{{ name }}</b>", relation=relation,
-                         name=_breakable(record.actual))
-        lines.append((actual, format_probability(record.probability_actual)))
-    lines.append((note, "") if note else ("loss", f"{record.loss:.2f}"))
-    return to_html(_CARD, image=image, lines=lines, name=_breakable(name))
-
-# %% ../../nbs/750_report.ipynb #4a66ebdb
-def _cards(cards: Sequence[Markup], text: str = "", small: bool = False) -> Markup:
-    "A paragraph (if any) and a grid of cards."
-    return to_html('{% if text %}<p>{{ text }}</p>{% endif %}<div class="cards'
-                   '{{ " small" if small }}">{% for card in cards %}{{ card }}{% endfor %}'
-                   '</div>', cards=cards, text=text, small=small)
 
 # %% ../../nbs/750_report.ipynb #8ec4a3d2
 @dataclass
@@ -79,13 +40,14 @@ class _Source:
     settings: dict | None = None
     trust: object = None
 
-# %% ../../nbs/750_report.ipynb #15d6d4dc
+# %% ../../nbs/750_report.ipynb #cad6a97e
 _SUMMARY = """
 <div class="tiles">{% for name, value in tiles %}<div><b>{{ value }}</b><span>{{ name }}</span>
 </div>{% endfor %}</div>
-{% if uneven %}<p>The classes are uneven: {{ uneven }} training images. So the mean of their recalls
-comes first, the <b>balanced accuracy</b>, which counts every class alike; the error counts images.</p>
-{% endif %}<p>Wrong on {{ wrong }} of {{ count }} images. They are only a sample: the true error may well
+{% if uneven %}<p>The classes are uneven: {{ uneven }} training images. So the mean of their
+recalls comes first, the <b>balanced accuracy</b>, which counts every class alike; the error
+counts images.</p>{% endif %}
+<p>Wrong on {{ wrong }} of {{ count }} images. They are only a sample: the true error may well
 lie between <b>{{ low }}</b> and <b>{{ high }}</b> (95 % interval).</p>"""
 
 def _unevenness(source: _Source) -> str:
@@ -104,12 +66,14 @@ def _summary(source: _Source) -> Markup:
              ("images judged", len(found)), ("classes", len(found.vocab)),
              ("calibration error", f"{found.calibration_error():.3f}")]
     uneven = _unevenness(source)
-    if uneven: tiles.insert(0, ("balanced accuracy", f"{balanced_accuracy(found.probabilities, found.targets):.1%}"))
+    if uneven:
+        balanced = balanced_accuracy(found.probabilities, found.targets)
+        tiles.insert(0, ("balanced accuracy", f"{balanced:.1%}"))
     wrong = int((found.predictions != found.targets).sum())
     return to_html(_SUMMARY, tiles=tiles, wrong=wrong, count=len(found), uneven=uneven,
                    low=f"{error.low:.1%}", high=f"{error.high:.1%}")
 
-# %% ../../nbs/750_report.ipynb #2341c0a5
+# %% ../../nbs/750_report.ipynb #b089644f
 def _batch(source: _Source) -> Markup | str:
     "A few training items as the model gets them."
     dls = getattr(source.learner, "dls", None)
@@ -118,10 +82,10 @@ def _batch(source: _Source) -> Markup | str:
     if hasattr(dls, "batch_stage"): images = dls.batch_stage.decode(images)
     vocab = source.interpretation.vocab
     names = [""] * 16 if targets.is_floating_point() else [vocab[one] for one in targets]
-    cards = [to_html(_CARD, image=image_html(image.float().clamp(0, 1), name, longest=160,
-                                             quality=82), lines=[(_breakable(name), "")],
-                     name="") for image, name in zip(images, names)]
-    return _cards(cards, "Training images as the model gets them, newly drawn in every epoch.",
+    cards = [card_html(image.float().clamp(0, 1), name, [(breakable(name), "")], longest=160)
+             for image, name in zip(images, names)]
+    return card_grid(cards,
+                     "Training images as the model gets them, newly drawn in every epoch.",
                   small=True)
 
 # %% ../../nbs/750_report.ipynb #0dd885a7
@@ -188,7 +152,7 @@ def _confusion(source: _Source, most: int = 48) -> Markup:
     return to_html(_MATRIX, note=note, names=[vocab[number] for number in numbers],
                    rows=_matrix_rows(matrix, numbers, vocab))
 
-# %% ../../nbs/750_report.ipynb #f0957f24
+# %% ../../nbs/750_report.ipynb #cde96329
 _PAIRS = """
 {% if pairs %}<div class="pairs">{% for actual, predicted, times, cards in pairs %}<div>
 <h3>{{ actual }} taken for {{ predicted }}, {{ times }}</h3>{{ cards }}</div>{% endfor %}</div>
@@ -201,11 +165,11 @@ def _most_confused(source: _Source, count: int = 6) -> Markup:
         is_predicted = found.predictions == found.vocab.index(predicted)
         wrong = is_predicted & (found.targets == found.vocab.index(actual))
         right = is_predicted & (found.targets == found.vocab.index(predicted))
-        cards = [_card(found, place) for place in wrong.nonzero().flatten()[:4].tolist()]
-        cards += [_card(found, place, "rightly so")
+        cards = [item_card(found, place) for place in wrong.nonzero().flatten()[:4].tolist()]
+        cards += [item_card(found, place, "rightly so")
                   for place in right.nonzero().flatten()[:1].tolist()]
         often = {1: "once", 2: "twice"}.get(times, f"{times} times")
-        pairs.append((_breakable(actual), _breakable(predicted), often, _cards(cards)))
+        pairs.append((breakable(actual), breakable(predicted), often, card_grid(cards)))
     return to_html(_PAIRS, pairs=pairs)
 
 # %% ../../nbs/750_report.ipynb #039178e7
@@ -231,12 +195,12 @@ def _classes(source: _Source) -> Markup:
               "most often taken for"]
     return to_html('<div class="wide">{{ table }}</div>', table=table_html(header, rows, ""))
 
-# %% ../../nbs/750_report.ipynb #abae7bcc
+# %% ../../nbs/750_report.ipynb #3671716c
 def _losses(source: _Source, count: int = 12) -> Markup:
     "The items with the largest losses."
     found = source.interpretation
     places = found.top_losses(min(count, len(found)))[1].tolist()
-    return _cards([_card(found, place) for place in places],
+    return card_grid([item_card(found, place) for place in places],
                   "The images whose label surprised the model most. Above each file name: the "
                   "prediction and its probability, then the label and its probability.")
 
@@ -247,11 +211,11 @@ def _evidence(source: _Source, count: int = 6) -> Markup | str:
     places = found.top_losses(min(count, len(found)))[1].tolist()
     try: images, names = grad_cam_images(source.learner, [found.items[one] for one in places])
     except (DataError, OSError): return ""
-    cards = [to_html(_CARD, image=image_html(image, name, longest=220, quality=82), name="",
-                     lines=[("predicted", _breakable(name)),
-                            ("is", _breakable(found.record(place).actual))])
+    cards = [card_html(image, name, [("predicted", breakable(name)),
+                                     ("is", breakable(found.record(place).actual))])
              for image, name, place in zip(images, names, places)]
-    return _cards(cards, "The images with the largest losses again, as the model gets them. "
+    return card_grid(cards,
+                     "The images with the largest losses again, as the model gets them. "
                   "Red is what speaks for its prediction (Grad-CAM).")
 
 def _labels(source: _Source, count: int = 12) -> Markup:
@@ -261,9 +225,10 @@ def _labels(source: _Source, count: int = 12) -> Markup:
         return to_html("<p>The model is wrong more often than right, so it cannot judge "
                        "labels.</p>")
     if not found: return to_html("<p>No label looks wrong.</p>")
-    cards = [_card(source.interpretation, error.index, f"label quality {error.quality:.2f}",
+    cards = [item_card(source.interpretation, error.index,
+                       f"label quality {error.quality:.2f}",
                    "labelled") for error in found[:count]]
-    return _cards(cards, f"{len(found)} labels may be wrong, by confident learning; the "
+    return card_grid(cards, f"{len(found)} labels may be wrong, by confident learning; the "
                   f"{len(cards)} most suspicious are shown. The model may also simply be "
                   "mistaken: check before you change anything.")
 
@@ -322,7 +287,7 @@ def _made(source: _Source) -> Markup:
     return to_html('<div class="wide">{{ table }}</div>',
                    table=table_html([], rows, "facts", row_heads=True))
 
-# %% ../../nbs/750_report.ipynb #f204c7c8
+# %% ../../nbs/750_report.ipynb #956620fa
 def _sets(source: _Source) -> Markup | str:
     "How large sets must be to hold the right class; nothing for a handful of images."
     found = source.interpretation
@@ -336,7 +301,8 @@ def _known(source: _Source, count: int = 6) -> Markup | str:
     features, _, logits = training_answers(learner, found.items)
     judged = trust.judge(features, logits).known
     places = judged.argsort()[:count].tolist()
-    cards = _cards([_card(found, place, f"known {judged[place]:.2f}") for place in places])
+    cards = card_grid([item_card(found, place, f"known {judged[place]:.2f}")
+                       for place in places])
     loader = learner.dls.test_dl(list(found.items[:16]))
     x = torch.cat([learner.to_device(batch)[0] for batch in loader.batches()])
     return known_html(judged, f"{len(trust.truth)} {trust.held_out}", 0.05, cards,

@@ -7,7 +7,7 @@ __all__ = ['Interval', 'wilson_interval', 'ClassScore', 'class_scores', 'classif
            'expected_calibration_error', 'with_temperature', 'fit_temperature', 'cross_fitted', 'draw_reliability',
            'plot_calibration', 'Comparison', 'mcnemar']
 
-# %% ../../nbs/710_scores.ipynb #286dfccd
+# %% ../../nbs/710_scores.ipynb #be6f1cfc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import DataError, check_range, random_stream
-from .confusion import PredictionSet
 
 if TYPE_CHECKING:
+    from petbook.interpretation.confusion import PredictionSet
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -266,10 +266,10 @@ class Comparison:
                 f"{self.only_second}, both: {self.both}, neither: {self.neither}; "
                 f"ahead: {better}, p = {self.p_value:.3g}")
 
-# %% ../../nbs/710_scores.ipynb #30fbce79
+# %% ../../nbs/710_scores.ipynb #38acbb8e
 def mcnemar(
-    first: PredictionSet,  # one model's predictions
-    second: PredictionSet,  # another's, of the same items in the same order
+    first: "PredictionSet",  # one model's predictions
+    second: "PredictionSet",  # another's, of the same items in the same order
 ) -> Comparison:
     "Compare two models item by item; raise `DataError` if the items or labels differ."
     wanted = "both must predict the same items in the same order, but the "

@@ -112,5 +112,6 @@ def held_out_p_values(
     scores = strangeness(probabilities, method)
     own = scores[torch.arange(len(targets)), targets]
     p, count = class_p_values(scores, own), len(own)
-    counted = (own[:, None] >= scores).to(p.dtype)  # an image's own number is among those counted
+    # an image's own number is among those counted
+    counted = (own[:, None] >= scores).to(p.dtype)
     return ((p * (count + 1) - counted) / count).clamp_min(1 / count)

@@ -72,7 +72,9 @@ def list_suggestions(
     count: int = 20,  # how many at most
 ) -> list[LabelSuggestion]:  # the most instructive first
     "List the images whose labels would teach the model most."
-    order, worth = suggestion_order(probabilities, features, known, count), doubtfulness(probabilities)
+    order, worth = suggestion_order(probabilities, features, known,
+                                    count), doubtfulness(probabilities)
     best = probabilities.topk(2, dim=1).indices
-    return [LabelSuggestion(items[place], str(vocab[best[place, 0]]), str(vocab[best[place, 1]]),
+    return [LabelSuggestion(items[place], str(vocab[best[place, 0]]),
+                            str(vocab[best[place, 1]]),
                             worth[place].item()) for place in order.tolist()]

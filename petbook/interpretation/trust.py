@@ -6,7 +6,7 @@
 __all__ = ['pool_maps', 'features_and_logits', 'Judged', 'fingerprint', 'Trust', 'trust_from', 'trust_for_file',
            'trust_from_file', 'TrustedModel']
 
-# %% ../../nbs/726_trust.ipynb #f7d0dd6b
+# %% ../../nbs/726_trust.ipynb #608e85a6
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core import DataError, ModelFileError
+from ..core import ModelFileError
 from .calibration import TemperatureChoice, choose_temperature
 from .known import Detector, fit_detector, p_values
 from .sets import class_p_values, strangeness
@@ -93,7 +93,8 @@ class Trust:
     ) -> "Trust":
         "Move the tensors to a device."
         moved = Detector(*(part.to(device) for part in vars(self.detector).values()))
-        return Trust(moved, self.truth.to(device), self.temperature, self.held_out, self.of_model)
+        return Trust(moved, self.truth.to(device), self.temperature, self.held_out,
+                     self.of_model)
 
     def for_file(
         self,
@@ -111,7 +112,8 @@ def trust_from(
     features: Tensor,  # (N, D) of the training images
     logits: Tensor,  # (M, C) of images held out, by a model that did not learn from them
     targets: Tensor,  # (M,) their class numbers
-    held_out: Tensor | None = None,  # (M, D) their features; None: the training images in folds
+    # (M, D) their features; None: the training images in folds
+    held_out: Tensor | None = None,
     words: str = "images held out",  # where they came from
     of_model: str | None = None,  # the `fingerprint` of the model
 ) -> Trust:
@@ -161,7 +163,8 @@ def _check_tensors(parts: dict[str, Tensor], file: str | Path) -> None:
     scale = parts["scale"]
     sound = all(parts[name].isfinite().all() for name in _TENSORS) and len(scale) == 4
     if not sound or not (scale[1::2] > 0).all() or not len(parts["truth"]):
-        raise ModelFileError(f"{file}: the numbers of its trust cannot be true; export it again")
+        raise ModelFileError(f"{file}: the numbers of its trust cannot be true; export it "
+                             "again")
 
 # %% ../../nbs/726_trust.ipynb #fdc75556
 def trust_from_file(
@@ -170,11 +173,13 @@ def trust_from_file(
     file: str | Path,  # for messages
 ) -> tuple[Trust | None, dict[str, Tensor]]:  # None if the file carries none; the weights
     "Take the trust out of a model file, checked. Raises `ModelFileError`."
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_PREFIX)}
+    weights = {name: tensor for name,
+               tensor in tensors.items() if not name.startswith(_PREFIX)}
     entry = manifest.get("trust")
     if entry is None: return None, tensors
     if not isinstance(entry, dict):
-        raise ModelFileError(f"{file}: the trust in its manifest is damaged: {str(entry)[:80]}")
+        raise ModelFileError(
+                f"{file}: the trust in its manifest is damaged: {str(entry)[:80]}")
     choice = _checked_choice(entry, file)
     parts = {name: tensors.get(_PREFIX + name) for name in _TENSORS}
     _check_tensors(parts, file)

@@ -19,11 +19,11 @@ from .sets import held_out_p_values, measure_sets, prediction_sets
 from .trust import Trust, features_and_logits
 from ..models.cutting import evaluation_mode
 
-# %% ../../nbs/749_trust_sections.ipynb #477b184d
+# %% ../../nbs/749_trust_sections.ipynb #7344525d
 _SETS = """
-<p>Asked for one class, the model is right on {{ first }} of these images. Asked for the classes
-that come into question, it gives as few as hold the right one as often as you ask. Each image was
-judged by all others.</p>{{ table }}
+<p>Asked for one class, the model is right on {{ first }} of these images. Asked for the
+classes that come into question, it gives as few as hold the right one as often as you ask.
+Each image was judged by all others.</p>{{ table }}
 <p>Class by class, asked for 90 %; the classes that are covered worst come first.</p>
 <div class="wide">{{ by_class }}</div>"""
 
@@ -53,13 +53,13 @@ def sets_html(
                    by_class=table_html(["class", "in the set", "95 % interval",
                                         "classes in a set", "images"], cells, ""))
 
-# %% ../../nbs/749_trust_sections.ipynb #21616c92
+# %% ../../nbs/749_trust_sections.ipynb #c948a017
 _KNOWN = """
 <p>The model can say <b>none of these</b>. It compares each image with {{ reference }}. At
 {{ asked }} false alarms it would refuse <b>{{ refused }}</b> of these images, all of which
 belong{{ cards and ". The least known of them:" or "." }}</p>{{ cards }}
-{% if strangers %}<p>And what does it say to strangers? Of each kind, the share that it refuses, and
-how sure its largest probability would have been.</p>{{ strangers }}{% endif %}"""
+{% if strangers %}<p>And what does it say to strangers? Of each kind, the share that it
+refuses, and how sure its largest probability would have been.</p>{{ strangers }}{% endif %}"""
 
 def known_html(
     known: Tensor,  # (N,) p-values of images that belong
@@ -74,7 +74,8 @@ def known_html(
     count = int((known <= false_alarms).sum())
     rows = [[kind, f"{(p <= false_alarms).double().mean():.0%}", f"{sure.mean():.0%}"]
             for kind, (p, sure) in (strangers or {}).items()]
-    table = table_html(["stranger", "refused", "largest probability"], rows, "") if rows else ""
+    table = table_html(["stranger", "refused", "largest probability"], rows,
+                       "") if rows else ""
     return to_html(_KNOWN, reference=reference, asked=f"{false_alarms:.0%}", cards=cards,
                    refused=str(wilson_interval(count, len(known))), strangers=table)
 

@@ -24,7 +24,8 @@ def class_counts_of(
         raise DataError(f"target {len(counts) - 1} is out of range: {num_classes} classes are "
                         f"0 to {num_classes - 1}")
     if (counts == 0).any():
-        raise DataError(f"class {int((counts == 0).nonzero()[0])} has no items, so nothing can "
+        raise DataError(f"class {int((counts == 0).nonzero()[0])} has no items, so nothing "
+                        "can "
                         "balance it")
     return counts.float()
 
@@ -59,7 +60,8 @@ def log_shares(
 
 # %% ../../nbs/415_uneven.ipynb #985577b0
 class LogitAdjustedLoss(CrossEntropyLossFlat):
-    "Cross-entropy that knows how frequent each class is, so that the network need not learn it."
+    """Cross-entropy that knows how frequent each class is, so that the network need not
+    learn it."""
 
     def __init__(
         self,

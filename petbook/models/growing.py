@@ -33,7 +33,8 @@ def last_layer(
     model: nn.Module,  # body and head; its last `Linear` gives the logits
 ) -> tuple[str, nn.Linear]:  # its name in the model, and the layer
     "Find the layer that gives the logits. Raises `DataError` if it is not linear."
-    names = [name for name, module in model.named_modules() if list(module.parameters(recurse=False))]
+    names = [name for name,
+             module in model.named_modules() if list(module.parameters(recurse=False))]
     layer = model.get_submodule(names[-1]) if names else None
     if not isinstance(layer, nn.Linear):
         raise DataError(f"the last layer of this model is {type(layer).__name__}, and classes "
@@ -127,7 +128,8 @@ def grow_layer(
 # %% ../../nbs/668_growing.ipynb #c6429ea0
 def keep_rows(
     layer: nn.Linear,  # the last layer; stays as it is
-    groups: Sequence[Sequence[int]],  # for each class that is to be, the old ones that it joins
+    # for each class that is to be, the old ones that it joins
+    groups: Sequence[Sequence[int]],
 ) -> nn.Linear:
     "Make a layer for fewer classes: remove some, and merge others."
     used = [number for group in groups for number in group]
@@ -151,7 +153,8 @@ def replace_last(
     name, old = last_layer(model)
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, layer.to(old.weight.device))
-    if getattr(model, "config", None): model.config = model.config | {"n_out": layer.out_features}
+    if getattr(model, "config", None):
+        model.config = model.config | {"n_out": layer.out_features}
     return model
 
 # %% ../../nbs/668_growing.ipynb #8ba486a0
@@ -216,13 +219,15 @@ def grow_model(
 def regroup_model(
     model: nn.Module,  # changed in place
     known: KnownFeatures,  # of its training images
-    groups: dict[str, Sequence[str]],  # for each class that is to be, the old ones that it joins
+    # for each class that is to be, the old ones that it joins
+    groups: dict[str, Sequence[str]],
 ) -> KnownFeatures:  # of the images whose classes stay
     "Remove and merge classes of a model. Raises `DataError` for classes that it has not."
     missing = [one for group in groups.values() for one in group if one not in known.vocab]
     if missing: raise DataError(f"this model has no class {missing[0]!r}")
     numbers = [[known.vocab.index(one) for one in group] for group in groups.values()]
-    layer, moved = keep_rows(last_layer(model)[1], numbers), torch.full((len(known.vocab),), -1)
+    layer, moved = keep_rows(last_layer(model)[1], numbers), torch.full((len(known.vocab),),
+            -1)
     for place, group in enumerate(numbers): moved[group] = place
     stay = moved[known.targets] >= 0
     features, targets = known.features[stay], moved[known.targets][stay]
@@ -263,7 +268,8 @@ def with_class(
     known: KnownFeatures | None = None,  # of the training images; None: they are read once
 ) -> tuple["DataLoaders", KnownFeatures]:  # loaders that know the new class; all features
     "Teach a learner one class more from a folder of images. Raises `DataError`."
-    weighed = [one for one in ("weight", "shift") if getattr(learner.loss_func, one, None) is not None]
+    weighed = [one for one in ("weight", "shift")
+               if getattr(learner.loss_func, one, None) is not None]
     if weighed:
         raise DataError("the loss function weighs the old classes; set learn.loss_func for "
                         f"{len(learner.dls.vocab) + 1} classes first")

@@ -54,7 +54,7 @@ _Schedule = Callable[[float], dict] | None
 _Ends = float | Sequence[float]
 _Readings = Callable | str | Sequence[Callable | str] | None
 
-# %% ../../nbs/670_learner.ipynb #ed1d274c
+# %% ../../nbs/670_learner.ipynb #8ae1d281
 class Learner(Trainer):
     "A `Trainer` that can be asked; `vision_learner` makes one from data and an architecture."
     stats = None  # mean and standard deviation that the body wants; given by `vision_learner`
@@ -175,9 +175,7 @@ class Learner(Trainer):
 
     def __repr__(self) -> str: return describe_learner(self)
 
-    def add_class(
-        self, folder: str | Path, name: str | None = None, known: KnownFeatures | None = None,
-    ) -> KnownFeatures:  # what the last layer is given, for all training images
+    def add_class(self, folder: str | Path, name: str | None = None, known=None) -> KnownFeatures:
         "Teach one class more from a folder of images, in seconds: the function `with_class`."
         self._dls, known = with_class(self, folder, name, known)
         return known
