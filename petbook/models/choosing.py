@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..core import DataError
-from ..data.dataloaders import copy_loader
 from ..data.items import take_items
 from ..training.bits import same_bits
 from .cutting import Body, output_shape
@@ -132,5 +131,5 @@ def trial_data(
     held_out = (folds == 0).nonzero().flatten().tolist()
     rest = ((folds > 0) & (folds < 5)).nonzero().flatten().tolist()
     part = replace(data, items=take_items(data.items, rest), targets=data.targets[rest])
-    return type(dls)(copy_loader(dls.train, dataset=part, weights=None),
+    return type(dls)(replace(dls.train, dataset=part, weights=None),
                      dls.read_again(dls.train, held_out, bs=dls.valid.bs), dls.block)
