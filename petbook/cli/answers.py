@@ -10,8 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from ..core import ImageError, check_range, check_whole, tensor_to_image
 from ..inference.predictions import Prediction
 from ..inference.predictor import Predictor
