@@ -78,7 +78,8 @@ def card_measured(
              f"{error.low:.1%} to {error.high:.1%}).", ""]
     sure = found.probabilities.max(dim=1).values.mean()
     lines += [f"On average it gives its answer {sure:.1%}, and is right {1 - error.value:.1%} "
-              f"of the time; its expected calibration error is {found.calibration_error():.1%}.",
+              "of the time; its expected calibration error is "
+              f"{found.calibration_error():.1%}.",
               ""]
     rows = [(score.name, score.support, f"{score.recall.value:.0%}",
              f"{score.recall.low:.0%} to {score.recall.high:.0%}", f"{score.precision:.0%}")
@@ -98,10 +99,10 @@ def card_confused(
 
 # %% ../../nbs/757_model_card.ipynb #71f60aaf
 _LIMITS = """\
-- It answers with one of its classes, whatever the image shows. An image of something else gets \
-a class too.
-- It was measured on images like those it was trained on. Other cameras, places or times may be \
-harder.
+- It answers with one of its classes, whatever the image shows. An image of something else \
+gets a class too.
+- It was measured on images like those it was trained on. Other cameras, places or times may \
+be harder.
 - Its probabilities are estimates; see the calibration error above.
 - It has not been examined for people's skin, age or sex, nor for any decision about people."""
 
@@ -114,8 +115,8 @@ def card_limits(
     if not few: return _LIMITS
     named = ", ".join(markdown_text(name) for name in few[:12])
     more = f" and {len(few) - 12} more" if len(few) > 12 else ""
-    return (f"{_LIMITS}\n- Fewer than {enough} images each were there to measure {named}{more}: "
-            "their numbers may be far off.")
+    return (f"{_LIMITS}\n- Fewer than {enough} images each were there to measure {named}"
+            f"{more}: their numbers may be far off.")
 
 # %% ../../nbs/757_model_card.ipynb #a23d8494
 _USE = '''```python

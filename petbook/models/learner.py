@@ -175,7 +175,8 @@ class Learner(Trainer):
 
     def __repr__(self) -> str: return describe_learner(self)
 
-    def add_class(self, folder: str | Path, name: str | None = None, known=None) -> KnownFeatures:
+    def add_class(self, folder: str | Path, name: str | None = None,
+                  known=None) -> KnownFeatures:
         "Teach one class more from a folder of images, in seconds: the function `with_class`."
         self._dls, known = with_class(self, folder, name, known)
         return known

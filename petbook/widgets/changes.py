@@ -173,7 +173,8 @@ def check_inside(
             # the file itself may be a link, which is moved as a link
             real = Path(place).parent.resolve() / Path(place).name
             if any(real.is_relative_to(root) for root in allowed): continue
-            raise DataError(f"{file}: its row of batch {row['batch']} names {str(place)!r:.200}, "
+            raise DataError(f"{file}: its row of batch {row['batch']} names "
+                            f"{str(place)!r:.200}, "
                             f"which is outside {roots[0]}, so nothing was moved; a log that "
                             "you did not write should be deleted")
 
