@@ -123,11 +123,12 @@ def draw_lr_find(
     report: Callable[[str], None] = _say,  # called with each line of news
 ) -> None:
     "Run `lr_find` with the body frozen, say what it suggests and write `lr_find.png`."
-    from petbook.cli.folders import load_data
+    from petbook.cli.folders import load_data, resolve
     from petbook.losses.metrics import error_rate
     from petbook.models.learner import vision_learner
     from petbook.writing import whole_file
 
+    settings = resolve(settings)
     dls, _ = load_data(settings, report)
     learner = vision_learner(dls, settings.arch, metrics=error_rate, seed=settings.seed,
                              pretrained=settings.pretrained, weights=settings.weights,
