@@ -125,8 +125,8 @@ def compare_runs(
                         f"{two[file][0]!r} in {second}: not the same data")
     if len(shared) < len(one) or len(shared) < len(two):
         raise DataError(f"the runs were validated on different images ({len(one)} and "
-                        f"{len(two)}, {len(shared)} in common); train both with the same data, "
-                        "seed and valid_pct")
+                        f"{len(two)}, {len(shared)} in common); train both with the same "
+                        "data, seed and valid_pct")
     right = [(one[file][0] == one[file][1], two[file][0] == two[file][1]) for file in shared]
     return Comparison(*(right.count(pair) for pair in
                         ((True, True), (True, False), (False, True), (False, False))))
