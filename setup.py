@@ -8,7 +8,8 @@ config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
 card = config["DEFAULT"]
 extras = {"dev": "dev_requirements", "timm": "timm_requirements", "metrics": "metrics_requirements",
-          "onnx": "onnx_requirements", "app": "app_requirements"}
+          "onnx": "onnx_requirements", "tensorboard": "tensorboard_requirements",
+          "app": "app_requirements"}
 
 setup(
     name=card["lib_name"],
