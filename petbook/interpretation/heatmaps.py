@@ -6,8 +6,7 @@
 __all__ = ['last_map', 'grad_cam', 'overlay_heat', 'grad_cam_images', 'plot_grad_cam']
 
 # %% ../../nbs/740_heatmaps.ipynb #ffe42ec0
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from ..core import DataError, check_choice
 from ..display import show_images
+from ..models.cutting import evaluation_mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,16 +56,6 @@ def last_map(
                         "(and Swin)")
     return found[-1]
 
-# %% ../../nbs/740_heatmaps.ipynb #c80b43af
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    "Put a model into eval mode, and afterwards each module back into its own."
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try: yield
-    finally:
-        for module, mode in modes: module.training = mode
-
 # %% ../../nbs/740_heatmaps.ipynb #ebbed55f
 def _map_and_logits(model: nn.Module, images: Tensor,
                     layer: nn.Module) -> tuple[Tensor, Tensor]:
@@ -99,7 +89,7 @@ def grad_cam(
     layer: nn.Module | None = None,  # whose output to weigh; the last map if None
 ) -> Tensor:  # (B, H, W) in [0, 1]: 1 where the evidence is strongest
     "Map the evidence for a class: channels weighted by mean gradients (arXiv:1610.02391)."
-    with _eval_mode(model):
+    with evaluation_mode(model):
         maps, logits = _map_and_logits(model, images, layer or last_map(model, images))
     classes = logits.argmax(dim=1) if classes is None else classes.to(logits.device)
     chosen = logits.gather(1, classes[:, None]).sum()

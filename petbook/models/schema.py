@@ -11,7 +11,7 @@ __all__ = ['ITEM_TRANSFORMS', 'BATCH_TRANSFORMS', 'ITEM_STAGE', 'BATCH_STAGE', '
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..core import ModelFileError
+from ..core import ModelFileError, printable
 
 # %% ../../nbs/655_schema.ipynb #81d6d8f6
 def quote(
@@ -20,7 +20,7 @@ def quote(
 ) -> str:
     "Write something from a file so that it can be shown: short, and without control codes."
     text = str(value) if isinstance(value, Exception) else repr(value)
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
+    text = printable(text[: most + 1])
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 # %% ../../nbs/655_schema.ipynb #f2ef45c4
