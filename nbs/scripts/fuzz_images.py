@@ -11,11 +11,8 @@ would do. The mutations of image N depend on (seed, N) alone, so a finding is a 
 import argparse
 import io
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import random
-import resource
 import struct
 import sys
 import tempfile
@@ -28,6 +25,7 @@ import PIL
 import torch
 from PIL import Image, ImageCms, features
 
+from fuzz_workers import peak, reset_peak, run
 from petbook.core import ImageError
 from petbook.images.opening import open_image
 from petbook.images.values import rgb_tensor
@@ -221,19 +219,6 @@ def mutate(bases, seed, number):
     return kind, data, "; ".join(told)
 
 
-def peak():
-    "The most memory that this process has held since `reset_peak`, megabytes."
-    try: return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def reset_peak():
-    "Let `peak` begin anew, where the system can."
-    try: Path("/proc/self/clear_refs").write_text("5")
-    except OSError: pass
-    return peak()
-
-
 def try_image(data, file):
     "Open an image, from memory or from a file: what came of it, and what it cost."
     if file: file.write_bytes(data)
@@ -270,61 +255,6 @@ def work(connection, seed, folder, name):
         connection.send({"number": number, "kind": kind, "what": what[:300], "bytes": len(data), **try_image(data, file)})
 
 
-class Worker:
-    "A worker's process, its connection, and what it does now."
-
-    def __init__(self, *arguments):
-        self.arguments, context = arguments, multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.number, self.since = None, time.monotonic()
-
-    def memory(self):
-        "Its memory now, megabytes."
-        try: return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
-        except (OSError, IndexError): return 0
-
-    def trouble(self):
-        "Why it must be ended, or nothing."
-        if not self.process.is_alive(): return f"crash, exit code {self.process.exitcode}"
-        if self.number is None: return ""
-        if time.monotonic() - self.since > HANG: return f"hang: no answer in {HANG} s"
-        return f"more than {RUNAWAY} MB" if self.memory() > RUNAWAY else ""
-
-    def end(self):
-        self.process.kill()
-        self.process.join()
-
-
-def run(numbers, seed, workers, folder):
-    "Try all images; yield a row for each."
-    numbers = iter(numbers)
-    crew = [Worker(seed, folder, f"w{place}") for place in range(workers)]
-    while any(crew):
-        ready = multiprocessing.connection.wait([one.connection for one in crew if one], timeout=0.5)
-        for place, one in enumerate(crew):
-            if one is None: continue
-            if one.connection in ready:
-                try: told = one.connection.recv()
-                except EOFError: told = None
-                if isinstance(told, dict): yield told
-                if told == "ready" or isinstance(told, dict):
-                    one.number, one.since = next(numbers, None), time.monotonic()
-                    one.connection.send(one.number)
-                    if one.number is None: crew[place] = None
-                    continue
-                if told: continue
-                one.process.join(5)
-            if trouble := one.trouble():
-                one.end()
-                if one.number is None: raise SystemExit(f"a worker ended before its first image: {trouble}")
-                yield {"number": one.number, "kind": "?", "what": "?", "outcome": "finding", "said": trouble, "seconds": HANG,
-                       "megabytes": 0}
-                crew[place] = Worker(*one.arguments)
-
-
 def summary(rows, seconds, args, started):
     "What is told and kept."
     kinds, costs = {}, {}
@@ -353,7 +283,8 @@ def main():
         ghost = folder / "gs"
         ghost.write_text(f"#!/bin/sh\necho started >> '{folder}/marker'\nexit 1\n")
         ghost.chmod(0o755)
-        for row in run(args.only or range(args.count), args.seed, args.workers, folder):
+        crew = [(args.seed, folder, f"w{place}") for place in range(args.workers)]
+        for row in run(args.only or range(args.count), work, crew, (HANG, HANG, RUNAWAY)):
             rows.append(row)
             if row["outcome"] == "finding" or args.only:
                 print(f"{row['number']} {row['kind']}: {row['what']}\n    {row['outcome']}: {row['said']}  "

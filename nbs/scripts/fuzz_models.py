@@ -10,11 +10,8 @@ that is none. The mutations of file N depend on (seed, N) alone, so a finding is
 """
 import argparse
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import random
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from fuzz_workers import peak, reset_peak, run
 from petbook.all import (
     CategoryBlock, DataBlock, ImageBlock, ModelFileError, RandomErasing, RandomSplitter, RatioResize, Resize, aug_transforms,
     draw_pet, export_learner, get_image_files, load_learner, petnet, vision_learner)
@@ -237,20 +235,6 @@ def make_file(bases, seed, number, file):
     return "; ".join(filter(None, done)) or "sound"
 
 
-def peak():
-    "The most memory that this process has held since `reset_peak`, megabytes."
-    try: text = Path("/proc/self/status").read_text()
-    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return int(text.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def reset_peak():
-    "Let `peak` begin anew, where the system can."
-    try: Path("/proc/self/clear_refs").write_text("5")
-    except OSError: pass
-    return peak()
-
-
 def try_file(file, photograph):
     "Load a file and ask it: what came of it, and what the loading cost."
     before, start = reset_peak(), time.process_time()
@@ -286,68 +270,6 @@ def work(connection, seed, folder, bases, name):
         connection.send({"number": number, "what": what[:400], **try_file(file, photograph)})
 
 
-class Worker:
-    "A worker's process, its connection, and what it does now."
-
-    def __init__(self, *arguments):
-        self.arguments, context = arguments, multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.number, self.since, self.worked = None, time.monotonic(), 0
-
-    def memory(self):
-        "Its memory now, megabytes."
-        try: return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
-        except (OSError, IndexError): return 0
-
-    def processor_time(self):
-        "The seconds that it has worked."
-        try: fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError: return 0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def trouble(self):
-        "Why it must be ended, or nothing."
-        if not self.process.is_alive(): return f"crash, exit code {self.process.exitcode}"
-        if self.number is None: return ""
-        if self.processor_time() - self.worked > HANG: return f"hang: no answer in {HANG} s"
-        if time.monotonic() - self.since > ASLEEP: return f"asleep: no answer in {ASLEEP} s"
-        return f"more than {RUNAWAY} MB" if self.memory() > RUNAWAY else ""
-
-    def end(self):
-        self.process.kill()
-        self.process.join()
-
-
-def run(numbers, seed, workers, folder, bases):
-    "Try all files; yield a row for each."
-    numbers = iter(numbers)
-    crew = [Worker(seed, folder, bases, f"w{place}") for place in range(workers)]
-    busy = True
-    while busy:
-        ready = multiprocessing.connection.wait([one.connection for one in crew if one], timeout=0.5)
-        for place, one in enumerate(crew):
-            if one is None: continue
-            if one.connection in ready:
-                try: told = one.connection.recv()
-                except EOFError: told = None
-                if isinstance(told, dict): yield told
-                if told == "ready" or isinstance(told, dict):
-                    one.number, one.since, one.worked = next(numbers, None), time.monotonic(), one.processor_time()
-                    one.connection.send(one.number)
-                    if one.number is None: crew[place] = None
-                    continue
-                if told: continue
-                one.process.join()
-            if trouble := one.trouble():
-                one.end()
-                yield {"number": one.number, "what": "?", "outcome": "finding", "said": trouble, "seconds": HANG, "megabytes": 0}
-                crew[place] = Worker(*one.arguments)
-        busy = any(crew)
-
-
 def summary(rows, seconds, args):
     "What is told and kept."
     refused, findings = ([row for row in rows if row["outcome"] == kind] for kind in ("refused", "finding"))
@@ -376,7 +298,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         bases = list(base_files(folder))
-        for row in run(args.only or range(args.count), args.seed, args.workers, folder, bases):
+        crew = [(args.seed, folder, bases, f"w{place}") for place in range(args.workers)]
+        for row in run(args.only or range(args.count), work, crew, (HANG, ASLEEP, RUNAWAY)):
             rows.append(row)
             if row["outcome"] == "finding" or args.only:
                 print(f"{row['number']}: {row['what']}\n    {row['outcome']}: {row['said']}  "
