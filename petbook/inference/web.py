@@ -102,6 +102,7 @@ h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
 #file { position: absolute; opacity: 0; width: 1px; height: 1px; }
 #shown { display: block; max-width: 100%; max-height: 50vh; margin: 1rem auto;
          border-radius: 8px; }
+#shown[hidden] { display: none; }
 ol { list-style: none; padding: 0; }
 li { display: grid; grid-template-columns: 1fr 4.5rem; gap: 0 .5rem; margin: .4rem 0; }
 li span { overflow-wrap: anywhere; }
@@ -109,7 +110,7 @@ li b { text-align: right; font-variant-numeric: tabular-nums; }
 li i { grid-column: 1 / -1; height: 8px; border-radius: 4px; background: var(--soft); }
 li i::before { content: ""; display: block; height: 100%; width: var(--share);
                border-radius: 4px; background: var(--bar); }
-#worth, footer { color: #777; font-size: .9rem; }
+#worth, footer { opacity: .75; font-size: .9rem; }
 #state { min-height: 1.5rem; }
 """
 
