@@ -64,7 +64,7 @@ def _add_training(commands) -> None:
                                                  "suggest one")
     add_settings(finder, without=("epochs", "freeze_epochs", "lr", "head", "compare"))
 
-# %% ../../nbs/888_commands.ipynb #4a88bfa8
+# %% ../../nbs/888_commands.ipynb #e7e0805f
 def _add_using(commands) -> None:
     "The commands `predict`, `report` and `data`."
     guess = commands.add_parser("predict", help="classify images with a trained model")
@@ -72,6 +72,15 @@ def _add_using(commands) -> None:
     guess.add_argument("images", nargs="+", help="images, or folders of images")
     guess.add_argument("--top", type=int, default=1,
                        help="how many classes to name for each image (default: 1)")
+    guess.add_argument("--threshold", type=float, default=0.0, metavar="P",
+                       help="below this probability, say that the model is unsure")
+    form = guess.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const="json",
+                      default="line", help="print one JSON object a line")
+    form.add_argument("--csv", dest="form", action="store_const", const="csv",
+                      help="print a table with commas")
+    guess.add_argument("--why", metavar="FOLDER",
+                       help="leave an image for each answer there, with what spoke for it")
     page = commands.add_parser("report", help="write a report on how a trained model does on "
                                               "labelled images")
     page.add_argument("model", help="the .safetensors file of a run")
@@ -193,18 +202,24 @@ def _run_training(arguments: argparse.Namespace) -> int:
     else: draw_lr_find(settings)
     return 0
 
-# %% ../../nbs/888_commands.ipynb #f5c19ae4
+# %% ../../nbs/888_commands.ipynb #79eca9ec
 def _run_predict(arguments: argparse.Namespace) -> int:
-    "Print one line for each image: its name, then classes and probabilities, or the error."
-    from petbook.cli import jobs
-    from petbook.core import printable
+    "Print an answer for each image, a batch at a time, in the form that was asked for."
+    from petbook.cli import answers
+    from petbook.inference.predictor import load_learner
 
-    answers = jobs.predict(arguments.model, arguments.images, arguments.top)
-    for answer in answers:
-        told = [f"{name} {chance:.1%}" for name, chance in answer.get("predictions", [])]
-        if "error" in answer: told = ["cannot be read: " + answer["error"]]
-        _say("\t".join(map(printable, [answer["file"], *told])))
-    return int(any("error" in answer for answer in answers))
+    predictor, failed = load_learner(arguments.model), False
+    files = answers.listed_images(arguments.images)
+    write = {"json": answers.as_json, "line": answers.as_line,
+             "csv": lambda one: answers.csv_text(answers.as_row(one))}[arguments.form]
+    for number, answer in enumerate(answers.answers(predictor, files, arguments.top,
+                                                    arguments.threshold)):
+        if arguments.form == "csv" and not number:
+            _say(answers.csv_text(answers.csv_header(arguments.top)))
+        _say(write(answer))
+        failed |= "error" in answer
+        if arguments.why: answers.write_why(predictor, answer, arguments.why)
+    return int(failed)
 
 # %% ../../nbs/888_commands.ipynb #87db68c9
 def _run_report(arguments: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ def run_folder(
     if not overwrite or not path.is_dir() or not any(path.iterdir()): return take_folder(path)
     if not (path / "settings.json").is_file():
         raise DataError(f"{path} holds files, but no settings.json, so it is not the folder "
-                        "of a run; --overwrite leaves it alone, name another with --out")
+                        "of a run; it is not overwritten, name another folder")
     return path
 
 # %% ../../nbs/884_run_folders.ipynb #2b183629
