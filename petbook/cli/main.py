@@ -65,8 +65,8 @@ def _add_training(commands) -> None:
     add_settings(finder, without=("epochs", "freeze_epochs", "lr", "head", "compare"))
 
 # %% ../../nbs/888_commands.ipynb #e7e0805f
-def _add_using(commands) -> None:
-    "The commands `predict`, `report` and `data`."
+def _add_predict(commands) -> None:
+    "The command `predict`."
     guess = commands.add_parser("predict", help="classify images with a trained model")
     guess.add_argument("model", help="the .safetensors file of a run")
     guess.add_argument("images", nargs="+", help="images, or folders of images")
@@ -81,6 +81,9 @@ def _add_using(commands) -> None:
                       help="print a table with commas")
     guess.add_argument("--why", metavar="FOLDER",
                        help="leave an image for each answer there, with what spoke for it")
+
+def _add_using(commands) -> None:
+    "The commands `report` and `data`."
     page = commands.add_parser("report", help="write a report on how a trained model does on "
                                               "labelled images")
     page.add_argument("model", help="the .safetensors file of a run")
@@ -110,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
                              "file's bytes account for)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_training(commands)
+    _add_predict(commands)
     _add_using(commands)
     return parser
 
