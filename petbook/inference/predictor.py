@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core import (
     ImageError, ModelFileError, check_choice, check_range, check_whole, default_device,
-    random_stream)
+    random_stream, tensor_to_image)
 from ..display import is_watched
 from ..images.stage import ItemStage, from_config as item_stage_from_config
 from ..augmentation.stage import BatchStage
@@ -251,19 +251,22 @@ def try_predictor(
     size: Sequence[int],  # (height, width) that its network takes, as the file says
     file: str | Path,  # for the message
 ) -> None:
-    "Classify one grey image; raise `ModelFileError` if that fails or contradicts the file."
+    "Classify grey and noise; raise `ModelFileError` if that fails or contradicts the file."
     try:
+        noise = torch.randint(256, (3, 480, 640), dtype=torch.uint8,
+                              generator=random_stream("noise"))
         # a reader of the caller's may not take an open image
-        grey = Image.new("RGB", (640, 480), (128, 128, 128))
-        image = predictor.item_stage.read_by()(grey)[None]
-        taken = tuple(predictor.batch_stage(image.to(predictor.device)).shape[-2:])
+        read = predictor.item_stage.read_by()
+        images = torch.stack([read(Image.new("RGB", (640, 480), (128, 128, 128))),
+                              read(tensor_to_image(noise))])
+        taken = tuple(predictor.batch_stage(images.to(predictor.device)).shape[-2:])
         if taken != tuple(size):
             raise ValueError(f"it says that its network takes {quote(size)} pixels, but its "
                              f"transforms make {taken} of an image")
-        answer = predictor(image)
-        if answer.shape != (1, len(predictor.vocab)):
-            raise ValueError(f"it answers with {tuple(answer.shape)} numbers")
-        as_prediction(answer[0], predictor.vocab)
+        answers = predictor(images)
+        if answers.shape != (2, len(predictor.vocab)):
+            raise ValueError(f"it answers with {tuple(answers.shape[1:])} numbers")
+        for answer in answers: as_prediction(answer, predictor.vocab)
     except (MemoryError, torch.OutOfMemoryError): raise  # the machine's fault, not the file's
     except Exception as error:
         raise ModelFileError(f"{file}: its model cannot answer for one image "
