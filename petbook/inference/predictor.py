@@ -6,7 +6,7 @@
 __all__ = ['list_items', 'open_ahead', 'answer_batch', 'augmented_probabilities', 'absent_words', 'Predictor', 'rebuild_stages',
            'try_predictor', 'load_learner']
 
-# %% ../../nbs/800_predictor.ipynb #91023282
+# %% ../../nbs/800_predictor.ipynb #c547acd8
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ..core import (
@@ -245,17 +244,18 @@ def rebuild_stages(
                              f"{quote(error, 180)}") from error
     return items, batches
 
-# %% ../../nbs/800_predictor.ipynb #ca5d46c3
+# %% ../../nbs/800_predictor.ipynb #abf9b0aa
 def try_predictor(
     predictor: Predictor,  # all of it from one file
     size: Sequence[int],  # (height, width) that its network takes, as the file says
     file: str | Path,  # for the message
 ) -> None:
-    "Classify one grey image; raise `ModelFileError` if that fails or contradicts the file."
+    "Classify an image of noise; raise `ModelFileError` if that fails or contradicts the file."
     try:
         # a reader of the caller's may not take an open image
-        grey = Image.new("RGB", (640, 480), (128, 128, 128))
-        image = predictor.item_stage.read_by()(grey)[None]
+        noise = torch.randint(256, (3, 480, 640), dtype=torch.uint8,
+                              generator=random_stream("one image"))
+        image = predictor.item_stage.read_by()(noise)[None]
         taken = tuple(predictor.batch_stage(image.to(predictor.device)).shape[-2:])
         if taken != tuple(size):
             raise ValueError(f"it says that its network takes {quote(size)} pixels, but its "
@@ -269,7 +269,7 @@ def try_predictor(
         raise ModelFileError(f"{file}: its model cannot answer for one image "
                              f"({quote(error, 180)}); export it again") from error
 
-# %% ../../nbs/800_predictor.ipynb #c76c621a
+# %% ../../nbs/800_predictor.ipynb #3eca268b
 def load_learner(
     file: str | Path,  # a file that `export_learner` wrote
     # a network of your own to fill; None builds the one that the file names
@@ -294,7 +294,7 @@ def load_learner(
     if "trust" in manifest: trust, _ = trust_from_file(manifest, read_weights(header), file)
     predictor = Predictor(network, manifest["vocab"], item_stage, batch_stage, device,
                           precision, manifest["activation"], manifest, trust)
-    # your own transforms may have reasons to refuse a grey image
+    # your own transforms may have reasons to refuse noise
     if item_tfms is None and batch_tfms is None:
         try_predictor(predictor, manifest["image_size"], file)
     return predictor
