@@ -41,7 +41,7 @@ def ask(graph, files, wanted):
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     same, differences, seconds = 0, [], []
     for file, answer in zip(files, wanted):
-        pixels = as_array(file)[0]
+        pixels = as_array(file)
         start = time.process_time()
         (found,) = session.run(None, {"images": pixels})
         seconds.append(time.process_time() - start)

@@ -73,11 +73,27 @@ def _share_equal(graph: "onnx.GraphProto") -> dict[str, str]:
         if stands_for[tensor.name] != tensor.name: graph.initializer.remove(tensor)
     return stands_for
 
-# %% ../../nbs/808_int8.ipynb #4a525bb6
+# %% ../../nbs/808_int8.ipynb #aa18c72f
+def _leave_out_offsets(graph: "onnx.GraphProto") -> None:
+    "Remove the offsets of weights, which are all zero."
+    from onnx import TensorProto, numpy_helper
+
+    zero = {tensor.name for tensor in graph.initializer
+            if tensor.data_type in (TensorProto.INT8, TensorProto.INT32)
+            and not numpy_helper.to_array(tensor).any()}
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3: continue
+        if node.input[2] in zero: del node.input[2]
+    used = {name for node in graph.node for name in node.input}
+    for tensor in list(graph.initializer):
+        if tensor.name not in used: graph.initializer.remove(tensor)
+
+# %% ../../nbs/808_int8.ipynb #78b65f34
 def compact(
     graph: "onnx.GraphProto",  # changed in place
 ) -> None:
-    "Store equal tensors once and shorten all names but those of inputs and outputs."
+    "Leave out offsets of zero, store equal tensors once, and shorten all inner names."
+    _leave_out_offsets(graph)
     stands_for = _share_equal(graph)
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
 
@@ -100,15 +116,14 @@ def _without_advice() -> Iterator[None]:
     try: yield
     finally: logging.disable(before)
 
-# %% ../../nbs/808_int8.ipynb #15a1c799
+# %% ../../nbs/808_int8.ipynb #e3281529
 _LAYERS = ["Conv", "Gemm", "MatMul", "Relu", "Clip", "Add", "Mul", "GlobalAveragePool",
            "ReduceMean"]
 
 def quantize_onnx(
     file: str | Path,  # an exported classifier
     result: str | Path,  # where to write; an older file of this name is replaced
-    # to calibrate with: each (1, H, W, 3), as the graph takes them
-    images: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],  # to calibrate with: each (1, H, W, 3), as the graph takes them
 ) -> Path:  # the result
     "Write a classifier with weights and feature maps of eight bits. Raises `PetbookError`."
     quantization = _quantization()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from petbook.inference.predictor import Predictor
 
-# %% ../../nbs/810_onnx.ipynb #222378cf
+# %% ../../nbs/810_onnx.ipynb #fc473fde
 RECIPE = """\
 import io, json, numpy, onnxruntime
 from PIL import Image, ImageCms, ImageOps
@@ -42,12 +42,12 @@ profile = image.info.get("icc_profile")
 image = ImageOps.exif_transpose(image).convert("RGB")  # upright
 srgb = ImageCms.createProfile("sRGB")
 if profile: image = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb)
-(probabilities,) = session.run(None, {"images": numpy.asarray(image)})
+(probabilities,) = session.run(None, {"images": numpy.asarray(image)[None]})
 labels = session.get_modelmeta().custom_metadata_map["labels"]
 print(json.loads(labels)[probabilities[0].argmax()], probabilities[0].max())
 """
 
-# %% ../../nbs/810_onnx.ipynb #76e39a34
+# %% ../../nbs/810_onnx.ipynb #4d3b3dad
 def _describe_onnx(
     content: "onnx.ModelProto",  # changed in place
     predictor: "Predictor",
@@ -61,7 +61,7 @@ def _describe_onnx(
         if hasattr(part, "metadata_props"): del part.metadata_props[:]
     del content.metadata_props[:]
     versions = {"petbook": petbook.__version__, "torch": torch.__version__}
-    told = {"labels": predictor.vocab, "vocab": predictor.vocab, "sizes": sizes,
+    told = {"labels": predictor.vocab, "sizes": sizes,
             "versions": versions, "activation": predictor.activation}
     for name, value in told.items():
         content.metadata_props.add(key=name, value=json.dumps(value))
@@ -98,31 +98,6 @@ def _translate(module: Deployed, file: Path) -> "onnx.ModelProto":
                              f"({str(error).strip()!r:.300})") from error
     return program.model_proto
 
-# %% ../../nbs/810_onnx.ipynb #21588ed9
-def _take_one_or_many(
-    file: Path,  # a graph that takes `images` (N, H, W, 3); changed in place
-) -> None:
-    "Let a graph take one image (H, W, 3), too."
-    import onnx
-    from onnx import TensorProto, helper
-
-    content = onnx.load(file)
-    graph, name = content.graph, "images"
-    for node in graph.node:
-        node.input[:] = ["batch" if one == name else one for one in node.input]
-    numbers = {"last_three": [-3], "to_the_end": [2**31], "all": [-1]}
-    graph.initializer.extend(helper.make_tensor(one, TensorProto.INT64, [1], value)
-                             for one, value in numbers.items())
-    front = [helper.make_node("Shape", [name], ["sides"]),
-             helper.make_node("Slice", ["sides", "last_three", "to_the_end"], ["side"]),
-             helper.make_node("Concat", ["all", "side"], ["shape"], axis=0),
-             helper.make_node("Reshape", [name, "shape"], ["batch"])]
-    nodes = [*front, *graph.node]
-    del graph.node[:], graph.input[:]
-    graph.node.extend(nodes)
-    graph.input.append(helper.make_tensor_value_info(name, TensorProto.UINT8, None))
-    onnx.save(content, file)
-
 # %% ../../nbs/810_onnx.ipynb #dc9f633c
 def as_array(
     item: object,  # anything that `open_image` takes
@@ -143,7 +118,7 @@ class Agreement(NamedTuple):
         return (f"the same answer on {self.same} of {self.images} images, largest difference "
                 f"of a probability {self.largest:.1g}")
 
-# %% ../../nbs/810_onnx.ipynb #37a0218b
+# %% ../../nbs/810_onnx.ipynb #73d096c7
 def made_up_images() -> list[Image.Image]:
     "Draw eight images of noise, of different sizes and grain."
     sizes = (500, 375), (333, 500), (640, 480), (224, 224), (97, 61), (40, 300), (1000,
@@ -208,7 +183,7 @@ def _to_int8(file: Path, predictor: "Predictor", images: list) -> str:
     return (f"eight bits: {after / 1e6:.1f} MB instead of {before / 1e6:.1f} "
             f"({after / before:.1%}); {agreement(file, predictor, images)}")
 
-# %% ../../nbs/810_onnx.ipynb #03a34a6d
+# %% ../../nbs/810_onnx.ipynb #9fc89c42
 def export_onnx(
     predictor: "Predictor",  # from `load_learner`
     file: str | Path,  # where to write, `pets.onnx` for instance
@@ -218,7 +193,7 @@ def export_onnx(
 ) -> Path:  # the file
     """Write a classifier as ONNX, from `images` of any size to `probabilities` (N, C).
 
-    The graph takes uint8, one image (H, W, 3) or several of one size (N, H, W, 3). Says in
+    The graph takes uint8 (N, H, W, 3), one image or several of one size. Says in
     one line how well the answers agree. Raises `ModelFileError` or `ValueError`."""
     if int8 and not len(images):
         raise ValueError("int8=True has to see some images to know the range of values: give "
@@ -235,7 +210,6 @@ def export_onnx(
         made.write_bytes(content.SerializeToString())
         said = check_onnx(made, predictor, chosen)
         if int8: said = _to_int8(made, predictor, chosen)
-        _take_one_or_many(made)
         with whole_file(file) as temporary: temporary.write_bytes(made.read_bytes())
     print(said)
     return Path(file)
