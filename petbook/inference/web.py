@@ -194,7 +194,7 @@ async function classify(file) {
   find("shown").src = URL.createObjectURL(file);
   find("shown").hidden = false;
   const {ort, session} = await ready;
-  const input = new ort.Tensor("uint8", image.rgb, [image.height, image.width, 3]);
+  const input = new ort.Tensor("uint8", image.rgb, [1, image.height, image.width, 3]);
   try {
     const found = await session.run({[session.inputNames[0]]: input});
     const probabilities = Array.from(found[facts.output].data);
@@ -271,7 +271,7 @@ def page_html(
 # %% ../../nbs/814_web.ipynb #2e814571
 def write_web_page(
     folder: str | Path,  # where the files go; it is made if it is missing
-    # a graph from uint8 (H, W, 3) to probabilities, as `export_onnx` writes it
+    # a graph from uint8 (1, H, W, 3) to probabilities, as `export_onnx` writes it
     onnx_file: str | Path,
     vocab: Sequence[str],  # the classes, in the order of the probabilities
     title: str = "Which class is this?",  # at the head of the page

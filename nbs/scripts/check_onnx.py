@@ -1,0 +1,76 @@
+"""Export a classifier of photographs to ONNX, in 32 and in 8 bits, and ask both graphs and petbook about every photograph.
+
+    python nbs/scripts/check_onnx.py FOLDER        photographs named like Oxford-IIIT Pet's, beagle_12.jpg
+
+The classifier is EfficientNet-Lite0 with a linear probe. A fifth of the photographs is kept out of it; with these the eight bits are
+calibrated. Then all photographs are decoded and go through the graph, nothing else done to them, and the answers are compared with
+petbook's own from the same files. Written to results/onnx.json.
+"""
+import argparse
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import onnxruntime
+import torch
+
+from petbook.all import (
+    CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, Resize, aug_transforms, efficientnet_lite0, export_onnx,
+    get_image_files, load_learner, using_attr, vision_learner)
+from petbook.inference.onnx import as_array
+
+
+def trained(photographs, file):
+    "A model file, and the photographs that it has not learned from."
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, splitter=RandomSplitter(seed=42),
+                      get_y=using_attr(RegexLabeller(r"(.+)_\d+.jpg$"), "name"), item_tfms=Resize(460),
+                      batch_tfms=aug_transforms(size=224, min_scale=0.75))
+    dls = block.dataloaders(photographs, bs=16, num_workers=0)
+    learn = vision_learner(dls, efficientnet_lite0, precision="fp32")
+    learn.progress.bar = False
+    learn.linear_probe()
+    return learn.export(file), dls.valid.dataset.items
+
+
+def ask(graph, files, wanted):
+    "A graph's answers beside petbook's, and the time that one takes, alone on one thread."
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    same, differences, seconds = 0, [], []
+    for file, answer in zip(files, wanted):
+        pixels = as_array(file)
+        start = time.process_time()
+        (found,) = session.run(None, {"images": pixels})
+        seconds.append(time.process_time() - start)
+        same += int(found[0].argmax() == answer.index)
+        differences.append(float(abs(found[0] - answer.probabilities.numpy()).max()))
+    differences.sort()
+    return {"megabytes": graph.stat().st_size / 1e6, "images": len(files), "same": same, "largest": differences[-1],
+            "median": differences[len(files) // 2], "milliseconds": 1000 * sorted(seconds)[len(files) // 2]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photographs", type=Path)
+    args = parser.parse_args()
+    if not args.photographs.is_dir(): raise SystemExit(f"not run: there is no folder {args.photographs}")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        model, kept_out = trained(args.photographs, folder / "model.safetensors")
+        predictor = load_learner(model, device="cpu", precision="fp32")
+        files = sorted(get_image_files(args.photographs))
+        wanted = [predictor.predict(file) for file in files]
+        for name, int8 in ("32 bits", False), ("8 bits", True):
+            graph = export_onnx(predictor, folder / f"{int8}.onnx", images=kept_out, int8=int8)
+            rows.append({"graph": name} | ask(graph, files, wanted))
+            print(rows[-1], flush=True)
+    kept = {"rows": rows, "network": "efficientnet_lite0 with a linear probe", "machine": platform.machine(),
+            "versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}}
+    Path(__file__).with_name("results").joinpath("onnx.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__": main()
