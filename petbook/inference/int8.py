@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['network_nodes', 'Calibration', 'compact', 'quantize_onnx']
 
-# %% ../../nbs/808_int8.ipynb #930923e4
+# %% ../../nbs/808_int8.ipynb #9c008b2d
+import io
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import PetbookError
-from ..writing import whole_file
+from ..core import PetbookError, WriteError
+from ..writing import check_writable
 
 if TYPE_CHECKING: import onnx
 
@@ -116,25 +117,41 @@ def _without_advice() -> Iterator[None]:
     try: yield
     finally: logging.disable(before)
 
-# %% ../../nbs/808_int8.ipynb #e3281529
+# %% ../../nbs/808_int8.ipynb #d0dc2307
+@contextmanager
+def _working_folder(
+    size: int,  # bytes of the graph
+) -> Iterator[Path]:
+    "A folder for what is made on the way. Raises `WriteError` if there is no room for it."
+    try:
+        check_writable(tempfile.gettempdir(), 4 * size)
+        with tempfile.TemporaryDirectory() as folder: yield Path(folder)
+    except WriteError: raise
+    except OSError as error:
+        raise WriteError("eight bits need room for temporary files, and they could not be "
+                         f"written ({error.strerror or error}); make room, or name another "
+                         "folder in the environment variable TMPDIR") from error
+
+# %% ../../nbs/808_int8.ipynb #f489a00f
 _LAYERS = ["Conv", "Gemm", "MatMul", "Relu", "Clip", "Add", "Mul", "GlobalAveragePool",
            "ReduceMean"]
 
 def quantize_onnx(
-    file: str | Path,  # an exported classifier
-    result: str | Path,  # where to write; an older file of this name is replaced
+    graph: bytes,  # an exported classifier, the content of its file
     # to calibrate with: each (1, H, W, 3), as the graph takes them
     images: Sequence[np.ndarray],
-) -> Path:  # the result
-    "Write a classifier with weights and feature maps of eight bits. Raises `PetbookError`."
+) -> bytes:  # the same classifier, smaller
+    """Bring weights and feature maps to eight bits.
+
+    Raises `PetbookError` if a package is missing, `WriteError` if there is no room."""
     quantization = _quantization()
     import onnx
 
-    content = onnx.load(file)
+    content = onnx.load(io.BytesIO(graph))
     inside = set(network_nodes(content.graph))
     outside = [node.name for node in content.graph.node if node.name not in inside]
-    with tempfile.TemporaryDirectory() as folder, _without_advice():
-        made = Path(folder) / "int8.onnx"
+    with _working_folder(len(graph)) as folder, _without_advice():
+        made = folder / "int8.onnx"
         quantization.quantize_static(
             content, made, Calibration(images), nodes_to_exclude=outside,
             quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=_LAYERS,
@@ -143,6 +160,4 @@ def quantize_onnx(
             calibrate_method=quantization.CalibrationMethod.MinMax)
         quantised = onnx.load(made)
     compact(quantised.graph)
-    with whole_file(result) as temporary:
-        temporary.write_bytes(quantised.SerializeToString())
-    return Path(result)
+    return quantised.SerializeToString()

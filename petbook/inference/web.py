@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUNTIME_URL', 'RUNTIME_SHA512', 'unpack_runtime', 'fetch_runtime', 'as_script', 'certainty_steps', 'page_html',
-           'write_web_page']
+           'check_web_folder', 'write_web_page']
 
-# %% ../../nbs/814_web.ipynb #83ab6230
+# %% ../../nbs/814_web.ipynb #d62accca
 import base64
 import gzip
 import hashlib
@@ -15,13 +15,14 @@ import json
 import tarfile
 import urllib.request
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from markupsafe import Markup
 
-from ..core import DataError, DownloadError, cache_folder
+from ..core import DataError, DownloadError, WriteError, cache_folder
 from ..display import to_html
-from ..writing import whole_file
+from ..writing import check_writable, whole_file
 
 # %% ../../nbs/814_web.ipynb #791d1f67
 RUNTIME_URL = ("https://registry.npmjs.org/onnxruntime-web/-/"
@@ -46,7 +47,7 @@ def unpack_runtime(
             content = members.extractfile(f"package/dist/{name}").read()
             with whole_file(Path(folder) / name) as temporary: temporary.write_bytes(content)
 
-# %% ../../nbs/814_web.ipynb #370ff32d
+# %% ../../nbs/814_web.ipynb #338c6af3
 def fetch_runtime(
     folder: str | Path | None = None,  # where it is kept; None: petbook's cache folder
     url: str = RUNTIME_URL,  # of the archive
@@ -54,7 +55,6 @@ def fetch_runtime(
 ) -> dict[str, bytes]:  # the contents of its three files by their names
     "Fetch onnxruntime-web, or find it. Raises `DownloadError` without a network connection."
     folder = Path(folder or cache_folder("onnxruntime-web-1.23.2"))
-    folder.mkdir(parents=True, exist_ok=True)
     if not all((folder / name).is_file() for name in _PARTS):
         try:
             with urllib.request.urlopen(url, timeout=60) as answer: archive = answer.read()
@@ -268,27 +268,47 @@ def page_html(
     return str(to_html(_PAGE, title=title, count=len(vocab), style=_plain(_STYLE),
                        script=_plain(_SCRIPT), facts=_plain(facts)))
 
-# %% ../../nbs/814_web.ipynb #2e814571
+# %% ../../nbs/814_web.ipynb #182dabbf
+def check_web_folder(
+    folder: str | Path,  # where a page is to be written; it need not be there
+) -> Path:  # the page in it
+    "Raise `DataError` for a folder with another page, `WriteError` where none can be written."
+    page = Path(folder) / "index.html"
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise WriteError(f"{folder}: this is a file, and the page needs a folder of its own; "
+                         "name another")
+    if page.exists() and "Made with petbook" not in page.read_text("utf-8", "replace"):
+        raise DataError(f"{page}: this page was not made by petbook, and it is not "
+                        "overwritten; name another folder")
+    check_writable(folder, 20 * 2**20)  # the runtime, and a network of some MB
+    return page
+
+# %% ../../nbs/814_web.ipynb #92a49159
 def write_web_page(
     folder: str | Path,  # where the files go; it is made if it is missing
-    # a graph from uint8 (1, H, W, 3) to probabilities, as `export_onnx` writes it
-    onnx_file: str | Path,
+    # a graph from uint8 (1, H, W, 3) to probabilities: a file that `export_onnx` wrote, or
+    # its content
+    graph: str | Path | bytes,
     vocab: Sequence[str],  # the classes, in the order of the probabilities
     title: str = "Which class is this?",  # at the head of the page
     steps: Sequence[dict] = (),  # from `certainty_steps`
     output: str = "probabilities",  # the name of the graph's output
     runtime: dict[str, bytes] | None = None,  # from `fetch_runtime`, which None calls
 ) -> Path:  # the page, `index.html`
-    "Write the page, the runtime and the network. Raises `DataError`, `DownloadError`."
-    folder, onnx_file = Path(folder), Path(onnx_file)
-    if not onnx_file.is_file(): raise DataError(f"{onnx_file}: there is no such ONNX file")
+    """Write the page, the runtime and the network, all of them or none.
+
+    Raises `DataError`, `DownloadError` or `WriteError`."""
+    page = check_web_folder(folder)
+    if not isinstance(graph, bytes):
+        if not Path(graph).is_file(): raise DataError(f"{graph}: there is no such ONNX file")
+        graph = Path(graph).read_bytes()
     runtime = runtime or fetch_runtime()
-    folder.mkdir(parents=True, exist_ok=True)
     names = zip(("petbookScript", "petbookLoader", "petbookProgram"), _PARTS)
     contents = {"runtime.js": "".join(as_script(name, runtime[part]) for name, part in names),
-                "model.js": as_script("petbookModel", onnx_file.read_bytes()),
+                "model.js": as_script("petbookModel", graph),
                 "index.html": page_html(title, vocab, steps, output)}
-    for name, content in contents.items():
-        with whole_file(folder / name) as temporary:
+    with ExitStack() as files:  # they are renamed when all three have been written
+        for name, content in contents.items():
+            temporary = files.enter_context(whole_file(page.with_name(name)))
             temporary.write_text(content, encoding="utf-8")
-    return folder / "index.html"
+    return page
