@@ -28,6 +28,7 @@ from petbook.models.files import model_digest, read_model_file
 
 SECONDS, MEGABYTES, LETTERS = 2, 500, 400  # what a refusal may cost and say
 HANG, RUNAWAY = 20, 3000  # seconds of processor time, and megabytes, after which the watchdog ends a worker
+MOST_TEXT = 10_000_000  # letters of a list that is repeated: beyond that the file is refused by its header's length alone
 ASLEEP = 600  # seconds after which a worker is ended that does not even work
 
 
@@ -115,7 +116,7 @@ def drop_or_add(manifest, rng):
 def repeat(manifest, rng):
     "A list, or what is in it, many times over."
     path = rng.choice([path for path in places(manifest) if isinstance(at(manifest, path), list) and at(manifest, path)])
-    times = rng.choice([2, 10, 32, 200, 10_000])
+    times = min(rng.choice([2, 10, 32, 200, 10_000]), 1 + MOST_TEXT // len(json.dumps(at(manifest, path))))
     at(manifest, path)[:] = at(manifest, path) * times
     return f"{times} times the list at {path}"
 

@@ -7,7 +7,7 @@ __all__ = ['ByKind', 'by_kind', 'shared_sampling', 'SamplingPlan', 'output_size'
            'draw_params', 'FusedStep']
 
 # %% ../../nbs/250_fused_step.ipynb #925ba1e9
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -132,6 +132,21 @@ def plan_sampling(
         turn.expand(count).float(), scale, shift, bool(tfms.lighting), bool(tfms.hue))
 
 # %% ../../nbs/250_fused_step.ipynb #97b2f9ab
+_LARGE = 2**22  # pixels: of larger images one channel at a time is made floats
+
+def _smooth_and_sample(
+    image: Tensor,  # (3, H, W), uint8 or float
+    weights: Sequence[int],  # for `smooth`
+    buffers: dict,  # for `smooth`
+    read: Callable[[Tensor], Tensor],  # from (1, C, H, W) to (1, C, h, w)
+) -> tuple[Tensor, float]:  # float32 (3, h, w), and what to multiply it by
+    "Smooth and sample one image, and bound the memory that a large one takes."
+    parts = []
+    for channels in image.split(1 if image[0].numel() > _LARGE else 3):
+        smoothed, gain = smooth(channels, *weights, buffers)
+        parts.append(read(smoothed[None])[0])
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)), gain
+
 def run_by_image(
     plan: SamplingPlan,  # what to do
     images: Tensor,  # (B, 3, H, W), uint8 or float, on the CPU
@@ -147,10 +162,12 @@ def run_by_image(
 
     def act(number, buffers):
         many = taps[number]
-        image, gain = smooth(images[number], *(weights[number] if many else (0, 0)), buffers)
         if many:
             own = [term[number : number + 1] for term in terms[many]]
-            image = sample(image[None], own, many, plan.sampling, inside[number])[0]
+            image, gain = _smooth_and_sample(
+                images[number], weights[number], buffers,
+                lambda image: sample(image, own, many, plan.sampling, inside[number]))
+        else: image, gain = smooth(images[number], 0, 0, buffers)
         image, gain = apply_lighting(image, gain * unit, light[number], plan.colour[number],
                                      plan.offset[number])
         if turns[number]: image, gain = shift_hue(image.mul_(gain), plan.turn[number]), 1.0

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ..core import (
@@ -256,10 +255,9 @@ def try_predictor(
         noise = torch.randint(256, (3, 480, 640), dtype=torch.uint8,
                               generator=random_stream("noise"))
         # a reader of the caller's may not take an open image
-        read = predictor.item_stage.read_by()
-        images = torch.stack([read(Image.new("RGB", (640, 480), (128, 128, 128))),
-                              read(tensor_to_image(noise))])
-        taken = tuple(predictor.batch_stage(images.to(predictor.device)).shape[-2:])
+        noise = predictor.item_stage.read_by()(tensor_to_image(noise))
+        images = torch.stack([noise, torch.full_like(noise, 128)])
+        taken = tuple(predictor.batch_stage(images[:1].to(predictor.device)).shape[-2:])
         if taken != tuple(size):
             raise ValueError(f"it says that its network takes {quote(size)} pixels, but its "
                              f"transforms make {taken} of an image")
