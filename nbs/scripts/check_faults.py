@@ -10,6 +10,7 @@ that a case takes seconds.
 """
 import argparse
 import csv
+import io
 import json
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 import warnings
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
+from fuzz_workers import peak, reset_peak
 from petbook.all import (
     Checkpoint, CSVLogger, DataBlock, PetbookError, Trainer, WriteError, draw_pet, get_pets, load_learner, random_stream)
 from petbook.cli.main import main
@@ -646,6 +649,61 @@ def names(world):
     page = (out / "report.html").read_text(errors="backslashreplace")
     assert "<b>&'" not in page
     return 3
+
+
+def _png(width, height, depth, rows):
+    "A PNG that claims a size, with these compressed rows."
+    def chunk(kind, data): return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([depth, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def write_bombs(folder):
+    "Files that cost much more than they weigh, a program and two pipes; returns the names of those that are files."
+    drawn, packed = draw_pet("pug", 1, size=1500), io.BytesIO()
+    drawn.save(packed, "JPEG", progressive=True)
+    data = packed.getvalue()
+    row, last = zlib.compress(bytes(1 + 3 * 178_000_000), 1), data.rfind(b"\xff\xda")
+    bombs = {"gif.gif": b"GIF89a\x80\x3e\xe0\x2e\xf0\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x80\x3e\xe0\x2e\0\2\2D\1\0;",
+             "deep.png": _png(13_300, 13_300, 16, zlib.compress(bytes(6 * 10**7), 9)),
+             "strip.png": _png(178_000_000, 1, 8, row), "scans.jpg": data[:-2] + data[last:-2] * 400 + data[-2:],
+             "cat.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n"}
+    for name, content in bombs.items(): (folder / name).write_bytes(content)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "open.jpg").symlink_to("/dev/fd/0")
+    return list(bombs)
+
+
+def _measured(arguments):
+    "In a child: a command, and the megabytes that it took beside what torch and petbook had already."
+    reading, _ = os.pipe()
+    os.dup2(reading, 0)
+    warnings.resetwarnings()
+    before = reset_peak()
+    status = main(arguments)
+    print(f"megabytes {peak() - before:.0f}", flush=True)
+    return status
+
+
+@case("strangers", "a folder of bombs beside good images: a GIF of 35 bytes, a 16-bit PNG, a JPEG of 410 scans, a row of 178 million pixels, "
+      "pipes, a PostScript file; for `petbook predict` and `petbook data`",
+      "the good ones answered, each other named with the reason, less than 200 MB")
+def bombs(world):
+    need_linux()
+    folder = world.folder("bombs")
+    folder.mkdir()
+    for number in range(1, 4): shutil.copy(world.data / "pug" / f"{number}.jpg", folder / f"good{number}.jpg")
+    names = write_bombs(folder)
+    for arguments in (["predict", str(world.whole / "model.safetensors"), str(folder)], ["data", str(folder)]):
+        child = world.run(arguments, function=_measured)
+        code, said = child.wait(), child.said()
+        assert code == 1 and "Traceback" not in said, (code, said[-600:])
+        for name in (*names, "pipe.jpg", "open.jpg"): assert name in said, (name, said[-600:])
+        if arguments[0] == "predict": assert said.count("good") == 3 and said.count("cannot be read") == 5, said
+        else: assert "8 files checked: 5 cannot be read" in said, said
+        assert float(said.split("megabytes ")[1]) < 200, said[-300:]
+    return 2
 
 
 @case("strangers", "mutated image files", "an answer or petbook's error for each, in bounded time and memory; nothing is run", quick=False)
