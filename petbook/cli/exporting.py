@@ -82,17 +82,27 @@ def steps_of(
     return certainty_steps([one.confidence for one in answered],
                            [one.right for one in answered])
 
-# %% ../../nbs/882_exporting.ipynb #8aae5f8a
+# %% ../../nbs/882_exporting.ipynb #70c671a5
 FORMATS = ("onnx", "web", "safetensors")
+
+def _check_free(file: Path, overwrite: bool) -> None:
+    "Raise `DataError` if a file is there and may not be replaced."
+    if file.exists() and not overwrite:
+        raise DataError(f"{file} is there already; --overwrite replaces it, or name another "
+                        "with --out")
 
 def target_of(
     model: Path,  # the model file
     to: str,  # one of `FORMATS`
     out: str | Path | None = None,  # the name that is wanted
+    overwrite: bool = False,  # replace an export that is there?
 ) -> Path:  # a file or, for "web", a folder
-    "Say where an export goes. Raises `ValueError` for a name that does not fit."
+    "Say where an export goes. Raises `ValueError` or `DataError` for a name that does not fit."
     check_choice("to", to, FORMATS)
-    if to == "web": return Path(out or model.with_name("web"))
+    if to == "web":
+        folder = Path(out or model.with_name("web"))
+        _check_free(folder / "index.html", overwrite)
+        return folder
     target = Path(out or model.with_suffix(f".{to}"))
     if target.suffix != f".{to}" and not target.is_dir():
         raise ValueError(f"{target}: a name for {to} ends in .{to}; call it "
@@ -101,6 +111,7 @@ def target_of(
     if target.exists() and target.samefile(model):
         raise ValueError(f"{model}: this is a safetensors file already; name another file or "
                          "folder to copy it to")
+    _check_free(target, overwrite)
     return target
 
 # %% ../../nbs/882_exporting.ipynb #7e373aca
@@ -180,7 +191,7 @@ def _write_page(graph: bytes, target: Path, predictor: Predictor, steps: list[di
     report(f"next      open {page} in a browser and drop a photograph on it")
     return page
 
-# %% ../../nbs/882_exporting.ipynb #f983fca1
+# %% ../../nbs/882_exporting.ipynb #6a32e7a9
 def _check_request(file: Path, to: str, target: Path, int8: bool, compared: Compared) -> None:
     "Refuse before the work what could not end well."
     if to == "safetensors" and int8:
@@ -201,13 +212,14 @@ def export_model(
     images: str | Path | Sequence | None = None,
     int8: bool = False,  # weights and feature maps of eight bits: a quarter of the size
     report: Callable[[str], None] = say,  # called with each line of news
+    overwrite: bool = False,  # replace an export that is there?
 ) -> Path:  # the file, or the page
     """Export a model, and say what was written and how well it agrees.
 
     Raises `DataError`, `ModelFileError`, `WriteError`, `ValueError`; the first page needs
     onnxruntime-web, and raises `DownloadError` if that cannot be fetched."""
     file = model_file(model)
-    target, compared = target_of(file, to, out), images_for(file, images)
+    target, compared = target_of(file, to, out, overwrite), images_for(file, images)
     _check_request(file, to, target, int8, compared)
     predictor = load_learner(file, device="cpu", precision="fp32")
     report(f"model     {file}: {len(predictor.vocab)} classes")

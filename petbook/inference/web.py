@@ -114,7 +114,7 @@ li i::before { content: ""; display: block; height: 100%; width: var(--share);
 #state { min-height: 1.5rem; }
 """
 
-# %% ../../nbs/814_web.ipynb #d3e1e2ba
+# %% ../../nbs/814_web.ipynb #01631079
 _SCRIPT = """
 const find = id => document.getElementById(id);
 const facts = JSON.parse(find("facts").textContent);
@@ -132,6 +132,7 @@ async function start() {
   ort.env.wasm.wasmPaths = {mjs: await url(window.petbookLoader, "text/javascript"),
                             wasm: await url(window.petbookProgram, "application/wasm")};
   ort.env.wasm.numThreads = 1;
+  ort.env.logLevel = "error";
   const session = await ort.InferenceSession.create(await unpack(window.petbookModel));
   return {ort, session};
 }
@@ -207,6 +208,7 @@ async function classify(file) {
 
 find("file").addEventListener("change", event => {
   if (event.target.files.length) classify(event.target.files[0]);
+  event.target.value = "";  // so that the same file can be chosen again later
 });
 addEventListener("paste", event => {
   if (event.clipboardData.files.length) classify(event.clipboardData.files[0]);

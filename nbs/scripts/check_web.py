@@ -1,0 +1,229 @@
+"""Drive the page that classifies in a headless browser, and compare its answers with petbook's.
+
+    python nbs/scripts/check_web.py [PHOTOGRAPHS] [--count 40] [--shots FOLDER] [--chromium PATH]
+
+Without a folder, pets are drawn and petnet gets a linear probe: a check of a minute. With a
+folder of photographs, named like Oxford-IIIT Pet's (beagle_12.jpg), EfficientNet-Lite0 gets the
+probe, the page is made with the graph in 32 and in 8 bits, and what was found is written to
+results/web.json. The browser is offline and opens the page as a file, as a person would; images
+are chosen, dropped, pasted, and reached by the keyboard. Needs the extra `onnx`, playwright, a
+Chromium, and, the first time, a network connection for onnxruntime-web.
+"""
+import argparse
+import base64
+import json
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from check_onnx import trained
+from check_widgets import find_chromium
+from petbook.all import (
+    ImageDataLoaders, Resize, aug_transforms, draw_pet, get_image_files, load_learner, petnet,
+    vision_learner)
+from petbook.cli.exporting import Answered, steps_of
+from petbook.core import DownloadError
+from petbook.inference.onnx import onnx_graph
+from petbook.inference.web import fetch_runtime, write_web_page
+
+
+def drawn_model(folder):
+    "A model file, its validation images, and more images: odd ones, too."
+    (folder / "pets").mkdir()
+    for breed in ("Birman", "Ragdoll", "Siamese", "beagle", "pug", "samoyed"):
+        for number in range(1, 9):
+            draw_pet(breed, number, size=240).save(folder / "pets" / f"{breed}_{number}.jpg")
+    files = sorted((folder / "pets").iterdir())
+    dls = ImageDataLoaders.from_name_re(folder / "pets", files, r"(.+)_\d+.jpg$", seed=42, bs=16,
+                                        item_tfms=Resize(128), num_workers=0,
+                                        batch_tfms=aug_transforms(size=96, min_scale=0.75))
+    learn = vision_learner(dls, petnet, precision="fp32")
+    learn.linear_probe(penalties=[0.03])
+    model = learn.export(folder / "model.safetensors")
+    image, odd = Image.open(files[3]).convert("RGB"), folder / "odd"
+    odd.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    image.rotate(90, expand=True).save(odd / "lying.jpg", quality=95, exif=exif)
+    image.convert("L").save(odd / "grey.png")
+    cut_out = image.copy()
+    cut_out.putalpha(Image.linear_gradient("L").resize(image.size))
+    cut_out.save(odd / "half_transparent.png")
+    image.resize((31, 900)).save(odd / "tall.webp", lossless=True)
+    image.resize((1, 1)).save(odd / "one_pixel.png")
+    return model, list(dls.valid.dataset.items), [*sorted(odd.iterdir()), *files[::5]]
+
+
+class Tried:
+    "The page in the browser."
+
+    def __init__(self, browser, page_file, dark=False):
+        self.context = browser.new_context(viewport={"width": 390, "height": 844}, offline=True,
+                                           color_scheme="dark" if dark else "light")
+        self.page, self.asked, self.said = self.context.new_page(), [], []
+        self.page.on("request", self.note_request)
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.goto(page_file.resolve().as_uri())
+        self.wait("document.getElementById('state').textContent != 'Loading …'", "it starts")
+        assert self.state() == "Ready.", self.state()
+
+    def note_request(self, request):
+        if request.url.split(":")[0] not in ("file", "blob", "data"): self.asked.append(request.url)
+
+    def state(self): return self.page.inner_text("#state")
+
+    def wait(self, condition, what, seconds=120):
+        "Wait until an expression of JavaScript holds; the page forbids playwright's own way."
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(condition):
+            if time.monotonic() > end:
+                raise SystemExit(f"FAILED: {what} (not so after {seconds} s); the page says "
+                                 f"{self.state()!r}, the console {self.said}")
+            time.sleep(0.02)
+
+    @contextmanager
+    def answering(self, found):
+        "What is done in the block makes the page answer; the probabilities come into `found`."
+        self.page.evaluate("window.petbookAnswer = null")
+        yield
+        self.wait("window.petbookAnswer && document.getElementById('state').textContent == ''",
+                  "an answer")
+        found[:] = self.page.evaluate("window.petbookAnswer")
+
+    def choose(self, file):
+        found = []
+        with self.answering(found): self.page.set_input_files("#file", str(file))
+        return found
+
+    def hand_over(self, file, event):
+        "Drop or paste a file."
+        found, content = [], base64.b64encode(file.read_bytes()).decode()
+        make = """([text, name, event]) => {
+            const data = new DataTransfer()
+            const bytes = Uint8Array.from(atob(text), sign => sign.charCodeAt(0))
+            data.items.add(new File([bytes], name))
+            const options = {bubbles: true, cancelable: true, dataTransfer: data,
+                             clipboardData: data}
+            document.getElementById('drop').dispatchEvent(event == 'drop'
+                ? new DragEvent(event, options) : new ClipboardEvent(event, options))
+        }"""
+        with self.answering(found): self.page.evaluate(make, [content, file.name, event])
+        return found
+
+    def by_keyboard(self, file):
+        "Reach the button by Tab and open it by Space."
+        found = []
+        self.page.evaluate("document.activeElement.blur()")
+        self.page.keyboard.press("Tab")
+        with self.answering(found):
+            with self.page.expect_file_chooser() as chooser: self.page.keyboard.press("Space")
+            chooser.value.set_files(str(file))
+        return found
+
+    def refuses(self, file):
+        "What the page says of a file that is no image."
+        self.page.set_input_files("#file", str(file))
+        self.wait("document.getElementById('state').textContent.includes('not an image')",
+                  "a word about a file that is no image")
+        assert not self.page.is_visible("#shown") and not self.page.inner_text("#answers")
+        return self.state()
+
+
+def compare(tried, predictor, files):
+    "Choose each file; count the same answers, and find the largest difference."
+    same, largest, seconds = 0, 0.0, []
+    for file in files:
+        started = time.monotonic()
+        found, wanted = tried.choose(file), predictor.predict(file)
+        seconds.append(time.monotonic() - started)
+        likely = max(range(len(found)), key=found.__getitem__)
+        first = tried.page.inner_text("#answers li:first-child span")
+        assert first == predictor.vocab[likely], (file, first)
+        same += likely == wanted.index
+        off = max(abs(one - float(two)) for one, two in zip(found, wanted.probabilities))
+        largest = max(largest, off)
+        if likely != wanted.index or off > 0.02: print(f"  {file.name}: off by {off:.3f}")
+    return {"images": len(files), "same": same, "largest": largest,
+            "seconds": sorted(seconds)[len(files) // 2]}
+
+
+def check_ways(tried, predictor, file, note, shots, name):
+    "The other ways in give the same; what is no image is answered in words; nothing is sent."
+    wanted = tried.choose(file)
+    for way, found in (("dropped", tried.hand_over(file, "drop")),
+                       ("pasted", tried.hand_over(file, "paste")),
+                       ("by keyboard", tried.by_keyboard(file))):
+        assert found == wanted, (way, found)
+        print(f"  ok  {way}: the same answer as chosen")
+    assert tried.page.inner_text("#worth").startswith("Of "), "what its certainty is worth"
+    width = tried.page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 390, f"wider than a phone: {width}"
+    tried.page.screenshot(path=str(shots / f"{name}.png"), full_page=True)
+    print(f"  ok  no image: {tried.refuses(note)}")
+    assert not tried.asked, f"the page asked {tried.asked}"
+    assert not tried.said, f"the console holds {tried.said}"
+    print("  ok  no other host was asked, no error in the console")
+
+
+def check(args, folder, browser, runtime):
+    "Make the pages, try them, and give a row for each."
+    if args.photographs:
+        model, kept_out = trained(args.photographs, folder / "model.safetensors")
+        files = sorted(get_image_files(args.photographs))
+        files = files[:: max(len(files) // args.count, 1)][: args.count]
+    else: model, kept_out, files = drawn_model(folder)
+    predictor, rows = load_learner(model, device="cpu", precision="fp32"), []
+    answered = [Answered(Path(file), answer.label == Path(file).stem.rpartition("_")[0],
+                         float(answer.probabilities.max()))
+                for file, answer in zip(kept_out, map(predictor.predict, kept_out))]
+    note = folder / "note.txt"
+    note.write_text("Buy dog food")
+    for name, int8 in [("32 bits", False), ("8 bits", True)][: 2 if args.photographs else 1]:
+        graph = onnx_graph(predictor, kept_out, int8)
+        page = write_web_page(folder / name, graph.content, predictor.vocab,
+                              steps=steps_of(answered), runtime=runtime)
+        tried = Tried(browser, page, dark=int8)
+        rows.append({"graph": name} | compare(tried, predictor, files))
+        print(rows[-1], flush=True)
+        check_ways(tried, predictor, files[-1], note, args.shots or folder, name.split()[0])
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photographs", type=Path, nargs="?")
+    parser.add_argument("--count", type=int, default=40, help="how many photographs")
+    parser.add_argument("--shots", type=Path, help="folder for screenshots")
+    parser.add_argument("--chromium", help="the browser's program (found if left out)")
+    args = parser.parse_args()
+    if args.photographs and not args.photographs.is_dir():
+        raise SystemExit(f"not run: there is no folder {args.photographs}")
+    try: runtime = fetch_runtime()
+    except DownloadError as error: return print(f"not tried: {error}")
+    if args.shots: args.shots.mkdir(parents=True, exist_ok=True)
+    from playwright.sync_api import sync_playwright
+
+    folder = Path(tempfile.mkdtemp(prefix="petbook_web_"))
+    try:
+        with sync_playwright() as play:
+            browser = play.chromium.launch(executable_path=find_chromium(args.chromium),
+                                           args=["--no-sandbox", "--disable-dev-shm-usage"])
+            rows, version = check(args, folder, browser, runtime), browser.version
+            browser.close()
+    finally: shutil.rmtree(folder, ignore_errors=True)
+    if args.photographs:
+        kept = {"rows": rows, "network": "efficientnet_lite0 with a linear probe",
+                "browser": f"Chromium {version}, headless", "runtime": "onnxruntime-web 1.23.2"}
+        results = Path(__file__).with_name("results") / "web.json"
+        results.write_text(json.dumps(kept, indent=1) + "\n")
+    wrong = [row for row in rows if row["graph"] == "32 bits" and row["same"] < row["images"]]
+    if wrong: raise SystemExit(f"FAILED: the page answers otherwise than petbook: {wrong}")
+
+
+if __name__ == "__main__": main()
