@@ -175,7 +175,7 @@ def _activation_name(
                          "own way, which a file cannot hold; a Predictor knows softmax, and "
                          "nothing else")
 
-# %% ../../nbs/660_model_files.ipynb #7dc3853b
+# %% ../../nbs/660_model_files.ipynb #0967aedc
 def _training_summary(
     learner: "Trainer",  # or a `Learner`
 ) -> dict:  # JSON-able
@@ -187,8 +187,9 @@ def _training_summary(
     counts = {split: len(loader.dataset.items) for split, loader in loaders.items()
               if hasattr(loader, "dataset")}
     bits = bit_conditions(learner.device, learner.precision, learner.deterministic)
+    size = sum(weights.numel() for weights in learner.model.parameters())
     return {"epochs": learner.epoch, "seed": learner.seed, "images": counts, "results": rows,
-            "bits": bits}
+            "parameters": size, "bits": bits}
 
 # %% ../../nbs/660_model_files.ipynb #9edbee19
 def blank_batch(
@@ -231,13 +232,14 @@ def model_manifest(
                      "torchvision": torchvision.__version__},
         "training": _training_summary(learner)}
 
-# %% ../../nbs/660_model_files.ipynb #1daa6673
+# %% ../../nbs/660_model_files.ipynb #cfe618d9
 def export_learner(
     learner: "Trainer",  # or a `Learner`
     file: str | Path,  # where to write, `pets.safetensors` for instance
     # go on although transforms are not petbook's? They are then passed to `load_learner`
     allow_foreign: bool = False,
     trust: object = None,  # from `fit_trust`: what images held out told of this very model
+    notes: dict | None = None,  # JSON-able: more to keep in the manifest under "training"
 ) -> Path:  # the file
     "Write a learner as one file that can only be read, not run. Raises `ModelFileError`."
     file = Path(file)
@@ -245,6 +247,7 @@ def export_learner(
         raise ModelFileError(f"{file}: petbook writes no pickle, and a name in {file.suffix} "
                              f"would say so; call it {file.with_suffix('.safetensors').name}")
     manifest, tensors = model_manifest(learner, allow_foreign), learner.model.state_dict()
+    if notes: manifest["training"] |= notes
     if trust is not None:
         entry, more = trust.for_file(learner.model)
         manifest, tensors = manifest | {"trust": entry}, tensors | more
