@@ -45,7 +45,7 @@ def fitting_batch(
     room = int((0.7 * free - (first - 8 * each)) / each)
     return 0 if room < 8 else min(most, 2 ** (room.bit_length() - 1))
 
-# %% ../../nbs/881_fitting.ipynb #783908e7
+# %% ../../nbs/881_fitting.ipynb #4d315170
 def _peak_bytes(settings: TrainSettings, device: torch.device, count: int) -> float:
     "Bytes at the peak of a step with so many images, everything learning; CUDA only."
     torch.cuda.empty_cache()
@@ -74,8 +74,8 @@ def choose_batch_size(
     found = fitting_batch(*(measure(settings, device, count) for count in (8, 16)), free)
     if not found:
         raise DataError(f"8 images of {settings.size} pixels do not fit into the "
-                        f"{free / 1e9:.1f} GB that are free on {device}; take a smaller --size "
-                        "or --arch, or give --batch-size 4")
+                        f"{free / 1e9:.1f} GB that are free on {device}; take a smaller "
+                        "--size or --arch, or give --batch-size 4")
     report(f"bs        {found} images a batch, for {free / 1e9:.1f} GB are free on {device}")
     return found
 

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['resolve', 'find_folder', 'table_file', 'table_layout', 'load_data', 'known_labels']
 
-# %% ../../nbs/883_folders.ipynb #b0c1b041
+# %% ../../nbs/883_folders.ipynb #2fbe25c3
 import dataclasses
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -220,7 +221,16 @@ def _block(settings: TrainSettings, layout: Layout, splitter: Callable) -> DataB
                      batch_tfms=aug_transforms(size=settings.size, min_scale=0.75),
                      seed=settings.seed)
 
-# %% ../../nbs/883_folders.ipynb #7ab5d9c7
+# %% ../../nbs/883_folders.ipynb #d2775393
+def _load(settings: TrainSettings, layout: Layout, block: DataBlock) -> DataLoaders:
+    "Build the loaders; that folds take images of 'val' into training is said already."
+    cache = None if settings.cache == "none" else settings.cache
+    with warnings.catch_warnings():
+        if settings.fold: warnings.filterwarnings("ignore", "the images lie in .* ready-made")
+        return block.dataloaders(layout.files, bs=settings.bs, cache=cache,
+                                 num_workers=settings.workers, on_error=settings.on_error,
+                                 device=settings.device)
+
 def load_data(
     settings: TrainSettings,  # what was asked for
     report: Callable[[str], None] = say,  # called with each line of news
@@ -234,10 +244,7 @@ def load_data(
     for line in [*_beside_images(folder, settings.data), *layout.lines]: report(line)
     group_of = _group_of(settings, layout, rows, folder) if settings.group else None
     block = _block(settings, layout, _splitter(settings, layout, group_of, report))
-    cache = None if settings.cache == "none" else settings.cache
-    dls = block.dataloaders(layout.files, bs=settings.bs, cache=cache,
-                            num_workers=settings.workers, on_error=settings.on_error,
-                            device=settings.device)
+    dls = _load(settings, layout, block)
     train, valid = len(dls.train.dataset.items), dls.valid.dataset.targets.tolist()
     report(_validation_line(valid, train, _how_split(settings, layout)))
     report(_cache_line(train + len(valid), settings.presize, dls.train.dataset.cache))

@@ -108,7 +108,7 @@ def write_folds(
                                  *(f"{value:.6f}" for value in error)))
     return errors
 
-# %% ../../nbs/880_folds.ipynb #a41699a6
+# %% ../../nbs/880_folds.ipynb #2eb8e2a1
 def _is_done(run: Path) -> bool:
     "Is this the folder of a finished run?"
     return (run / "validation.csv").is_file() and not (run / "resume.json").is_file()
@@ -134,14 +134,25 @@ def _begin(settings: TrainSettings, folder: Path) -> None:
 def _break_off(settings: TrainSettings, folder: Path, report: Callable) -> None:
     "Say how to go on; without a fold that began, leave no trace."
     if any(folder.glob("fold-*")):
-        return report(f"all folds petbook train --resume {folder}")
+        return report(f"go on     petbook train --resume {folder}, for all folds")
     for name in ("settings.json", "resume.json"): (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()): folder.rmdir()
 
-# %% ../../nbs/880_folds.ipynb #37e7492f
+# %% ../../nbs/880_folds.ipynb #c9aeb73f
+def _say_folds(folder: Path, each: Sequence[Interval], error: Interval,
+               report: Callable) -> None:
+    "The lines at the end."
+    count, shares = len(read_answers(folder)), [one.value for one in each]
+    report(f"folds     {', '.join(f'{share:.1%}' for share in shares)}; standard deviation "
+           f"{np.std(shares, ddof=1):.1%}")
+    report(f"error     {error.value:.1%} on all {count} images, each judged by a network that "
+           f"had not seen it (95 % interval {error.low:.1%} to {error.high:.1%})")
+    report(f"wrote     {folder}/: folds.csv, validation.csv, settings.json, and a run for "
+           "each fold")
+
 def cross_validate(
     settings: TrainSettings,  # what is asked for, with `folds`
-    train: Callable[..., dict],  # (settings, report, resume=…, overwrite=…), as `jobs.train`
+    train: Callable[..., dict],  # (settings, report, resume=…, overwrite=…): `jobs.train`
     report: Callable[[str], None] = say,  # called with each line of news
     resume: bool = False,  # go on with the unfinished folds in the folder `settings.out`?
     overwrite: bool = False,  # write into a folder that holds an earlier run?
@@ -164,14 +175,3 @@ def cross_validate(
     _say_folds(folder, each, error, report)
     return {"folder": folder, "elsewhere": False, "error": error.value, "low": error.low,
             "high": error.high, "folds": [one.value for one in each]}
-
-def _say_folds(folder: Path, each: Sequence[Interval], error: Interval,
-               report: Callable) -> None:
-    "The lines at the end."
-    count, shares = len(read_answers(folder)), [one.value for one in each]
-    report(f"folds     {', '.join(f'{share:.1%}' for share in shares)}; standard deviation "
-           f"{np.std(shares, ddof=1):.1%}")
-    report(f"error     {error.value:.1%} on all {count} images, each judged by a network that "
-           f"had not seen it (95 % interval {error.low:.1%} to {error.high:.1%})")
-    report(f"wrote     {folder}/: folds.csv, validation.csv, settings.json, and a run for "
-           "each fold")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_root', 'check_processes', 'train']
 
-# %% ../../nbs/886_jobs.ipynb #db25fb4b
+# %% ../../nbs/886_jobs.ipynb #7ac518b7
 import csv
 import dataclasses
 import json
@@ -22,8 +22,9 @@ from .. import __version__
 from .fitting import choose_batch_size, compare, fit
 from .folders import find_folder, load_data, resolve
 from .folds import cross_validate
-from .run_folders import (
-    answer_rows, check_overwrite, data_name, error_line, run_folder, write_answers, write_marks)
+from petbook.cli.run_folders import (
+    answer_rows, check_overwrite, data_name, error_line, run_folder, write_answers,
+    write_marks)
 from .runs import Run, stop_signals
 from .settings import TrainSettings
 from ..core import DataError, WriteError, cache_folder
@@ -168,7 +169,7 @@ def find_root(
     "Find the folder that the files of `validation.csv` are named below."
     return find_folder(settings.data, settings.images_per_breed)
 
-# %% ../../nbs/886_jobs.ipynb #c121cf0b
+# %% ../../nbs/886_jobs.ipynb #af05ebc7
 def _judge(run: Run, learner: Learner, curve: object, test: Sequence[Path],
            report: Callable) -> dict:
     "Keep the model, say the errors, and write every page."
@@ -180,7 +181,8 @@ def _judge(run: Run, learner: Learner, curve: object, test: Sequence[Path],
     found["random_error"] = compare(settings, learner.dls, report)
     found["test_error"] = _test_error(learner, test, report)
     _write_pages(settings, learner, place, found, judged, lr_find=curve, trust=trust)
-    report(f"model     {found['parameters']:,} parameters, trained at a learning rate of "
+    how = "trained at" if learner.recorder.rows else "with a computed head; not needed was"
+    report(f"model     {found['parameters']:,} parameters, {how} a learning rate of "
            f"{run.lr:.1e}")
     report(error_line("error", judged, "validation"))
     return {**judged.error()._asdict(), **found, "folder": place,
@@ -192,8 +194,8 @@ def _take_folder(settings: TrainSettings, resume: bool, overwrite: bool,
     if resume: return Path(settings.out)
     folder = run_folder(settings.out, overwrite)
     if settings.out is not None and folder != Path(settings.out):
-        report(f"folder    {folder}, since {settings.out} holds files (--overwrite replaces an "
-               "earlier run)")
+        report(f"folder    {folder}, since {settings.out} holds files (--overwrite replaces "
+               "an earlier run)")
     return folder
 
 def _read_data(settings: TrainSettings, report: Callable):

@@ -95,7 +95,7 @@ def new_file(
                         "with --out")
     return Path(out)
 
-# %% ../../nbs/884_judging.ipynb #2230f213
+# %% ../../nbs/884_judging.ipynb #5b1ef756
 def _title(model: Path, data: str | Path | None) -> str:
     "A name for a page: the run's or the file's, and the data's."
     name = model.parent.name if model.name == "model.safetensors" else model.stem
@@ -114,7 +114,8 @@ def report_on(
     found, _ = judge(file, data, labels, report)
     facts = {"model": file.name, "data": data_name(data) if data else "validation images"}
     if seen := count_seen(file, found.items):
-        facts["images it was trained on"] = f"{seen} of {len(found.items)}: the error is too low"
+        share = f"{seen} of {len(found.items)}: the error is too low"
+        facts["images it was trained on"] = share
     write_report(found, page, title=_title(file, data), settings=facts)
     return found
 

@@ -78,18 +78,24 @@ def add_settings(
     fields = [field for field in dataclasses.fields(settings) if field.name not in without]
     command.params = [*map(option_of, fields), *command.params]
 
-# %% ../../nbs/877_parser.ipynb #c27d8179
+# %% ../../nbs/877_parser.ipynb #be389ae0
 class Parts(click.Command):
     "A command whose help shows its options in parts."
 
-    def __init__(self, *args, headings: dict[str, str] | None = None, **kwargs):
+    def __init__(
+        self,
+        *args: object,  # as for `click.Command`
+        headings: dict[str, str] | None = None,  # the first option of a part: its heading
+        **kwargs: object,  # as for `click.Command`
+    ):
         super().__init__(*args, **kwargs)
-        self.headings = headings or {}  # name of the first option of a part: its heading
+        self.headings = headings or {}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         "Write the options, part by part."
         parts, heading = {}, "Options"
         for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Argument): continue  # the usage line has these
             name = max(parameter.opts, key=len).lstrip("-").replace("-", "_")
             heading = self.headings.get(name, heading)
             record = parameter.get_help_record(ctx)

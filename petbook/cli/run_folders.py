@@ -68,7 +68,7 @@ def run_folder(
     taken = overwrite and path.is_dir() and any(path.iterdir())
     return path if taken else take_folder(path)
 
-# %% ../../nbs/878_run_folders.ipynb #63cebd62
+# %% ../../nbs/878_run_folders.ipynb #a7df8a08
 def model_file(
     model: str | Path,  # a model file, or the folder of a run
 ) -> Path:  # the model file
@@ -78,7 +78,8 @@ def model_file(
     if file.is_file(): return file
     what = "this folder has no model.safetensors" if path.is_dir() else "there is no such file"
     do = "give a model file, or the folder that petbook train wrote to"
-    if (path / "resume.json").is_file(): do = f"go on with its run: petbook train --resume {path}"
+    if (path / "resume.json").is_file():
+        do = f"go on with its run: petbook train --resume {path}"
     elif (path / "folds.csv").is_file(): do = f"it has one for each fold: {path / 'fold-1'}"
     raise DataError(f"{path}: {what}; {do}")
 

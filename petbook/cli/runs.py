@@ -153,7 +153,7 @@ def read_run(
                         f"{folder / 'model.safetensors'}; there is nothing to resume")
     return TrainSettings(**read_config(folder) | {"out": str(folder)})
 
-# %% ../../nbs/885_runs.ipynb #32926817
+# %% ../../nbs/885_runs.ipynb #5cd191fc
 def resumed_settings(
     folder: str | Path,  # of a run that was stopped or killed
     given: TrainSettings,  # from the command line, beside `--resume`
@@ -163,11 +163,12 @@ def resumed_settings(
     changed = [field.name for field in fields(TrainSettings)
                if getattr(given, field.name) not in (getattr(usual, field.name),
                                                      getattr(kept, field.name))]
-    if changed and changed != ["workers"]:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+    other = [name for name in changed if name not in ("workers", "device")]
+    if other:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in other)
         raise DataError(f"{named}: a run is resumed as it was begun, with the options in "
                         f"{Path(folder) / 'settings.json'}; leave this out, or begin anew")
-    return replace(kept, workers=given.workers if changed else kept.workers)
+    return replace(kept, **{name: getattr(given, name) for name in changed})
 
 # %% ../../nbs/885_runs.ipynb #585dd211
 def lock_folder(

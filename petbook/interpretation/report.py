@@ -195,7 +195,7 @@ def _classes(source: _Source) -> Markup:
     header = ["class", "items", "found", "95 % interval", "precision", "F1", "often taken for"]
     return to_html('<div class="wide">{{ table }}</div>', table=table_html(header, rows, ""))
 
-# %% ../../nbs/750_report.ipynb #11993749
+# %% ../../nbs/750_report.ipynb #c98c644b
 def _losses(source: _Source, count: int = 12) -> Markup:
     "The items with the largest losses."
     found = source.interpretation
@@ -214,8 +214,8 @@ def _evidence(source: _Source, count: int = 6) -> Markup | str:
     cards = [card_html(image, name, [("predicted", breakable(name)),
                                      ("is", breakable(found.record(place).actual))])
              for image, name, place in zip(images, names, places)]
-    return card_grid(cards, "The images with the largest losses again, as the model gets them. "
-                            "Red is what speaks for its prediction (Grad-CAM).")
+    return card_grid(cards, "The images with the largest losses again, as the model gets "
+                            "them. Red is what speaks for its prediction (Grad-CAM).")
 
 def _labels(source: _Source, count: int = 12) -> Markup:
     "Labels that look wrong, to be checked by a person."
@@ -224,19 +224,20 @@ def _labels(source: _Source, count: int = 12) -> Markup:
         return to_html("<p>The model is wrong more often than right, so it cannot judge "
                        "labels.</p>")
     if not found: return to_html("<p>No label looks wrong.</p>")
-    cards = [item_card(source.interpretation, error.index, f"label quality {error.quality:.2f}",
-                       "labelled") for error in found[:count]]
+    judged = source.interpretation
+    cards = [item_card(judged, error.index, f"label quality {error.quality:.2f}", "labelled")
+             for error in found[:count]]
     return card_grid(cards, f"{len(found)} labels may be wrong, by confident learning; the "
                   f"{len(cards)} most suspicious are shown. The model may also simply be "
                   "mistaken: check before you change anything.")
 
-# %% ../../nbs/750_report.ipynb #64969f17
+# %% ../../nbs/750_report.ipynb #9d8c8a2e
 _CALIBRATION = """
 <p>The model is <b>{{ manner }}</b>: its confidence is off by {{ error }} on average (expected
 calibration error, 15 bins). {% if helps %}Dividing its logits by a temperature of
-{{ temperature }} would bring that to {{ scaled }}{% else %}No temperature lowers that: the one
-that fits best, {{ temperature }}, would leave it at {{ scaled }}{% endif %}, measured on images
-that the temperature was not fitted on.</p>{{ chart }}"""
+{{ temperature }} would bring that to {{ scaled }}{% else %}No temperature lowers that: the
+best, {{ temperature }}, would leave it at {{ scaled }}{% endif %}, measured on images that the
+temperature was not fitted on.</p>{{ chart }}"""
 
 def _calibration(source: _Source) -> Markup:
     "The calibration error, what a temperature would do, and the reliability diagram."

@@ -243,10 +243,11 @@ def try_tuning(
     fine_tune_gently(trial, epochs, **settings)
     return before, error()
 
-# %% ../../nbs/650_fine_tuning.ipynb #9a651efb
+# %% ../../nbs/650_fine_tuning.ipynb #9855c967
 def _for_trials(cbs: object) -> list["Callback"]:
     "The callbacks that a trial needs too: those that say `run_trial`, as a budget of minutes."
-    return [callback for callback in as_callbacks(cbs) if getattr(callback, "run_trial", False)]
+    return [callback for callback in as_callbacks(cbs)
+            if getattr(callback, "run_trial", False)]
 
 # %% ../../nbs/650_fine_tuning.ipynb #4b6680d2
 _TRIAL_NEEDS = 500  # training images

@@ -160,7 +160,7 @@ class CSVLogger(Callback):
             if self.earlier.partition("\n")[0] != ",".join(table.columns): writer.writeheader()
             writer.writerows(table.rows)
 
-# %% ../../nbs/560_tracking.ipynb #f473de54
+# %% ../../nbs/560_tracking.ipynb #3c8f8b49
 @dataclass(eq=False)
 class TimeBudget(Callback):
     "End a fit when another epoch would go beyond a number of minutes since this was made."
@@ -190,8 +190,8 @@ class TimeBudget(Callback):
         if self.used() + last <= 60 * self.minutes: return
         trainer.stopped = True
         if trainer.epoch < trainer.last_epoch:
-            print(f"another epoch would go beyond the {self.minutes:g} minutes: stopping after "
-                  f"{trainer.epoch}")
+            print(f"another epoch would go beyond the {self.minutes:g} minutes: stopping "
+                  f"after {trainer.epoch}")
 
     def state_dict(self) -> dict: return {"used": self.used()}
 
