@@ -228,7 +228,7 @@ __all__ = [
     "sgdr", "SharedLoader", "show_batch", "show_image", "show_images", "slide", "smoothed",
     "softmax", "SoftmaxExplorer", "solve_probe", "squeezenet1_1", "steep",
     "StratifiedSplitter", "stream_seed", "suggest_labels", "Suggestion", "Summary", "swin_t",
-    "swin_v2_t", "teardown_distrib", "tensor", "tensor_to_image", "TensorBoard",
+    "swin_v2_t", "teardown_distrib", "tensor", "tensor_to_image", "TensorBoard", "TimeBudget",
     "top_k_accuracy", "torch", "TorchScheduler", "Tracker", "Trainer", "TrainingError",
     "TrainOnly", "TransformBlock", "Trust", "try_tuning", "twin_classes", "undo_changes",
     "uneven_loss", "unfreeze", "untar_data", "upload_and_classify", "UploadClassifier", "URLs",
