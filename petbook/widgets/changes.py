@@ -104,7 +104,7 @@ def _row_text(change: dict, header: bool) -> bytes:
     writer = csv.DictWriter(text, _COLUMNS, restval="")
     if header: writer.writeheader()
     writer.writerow(change)
-    # a name's bytes that are no UTF-8 stand in the log as they are, so that undo finds the file
+    # bytes of a name that are no UTF-8 stand there as they are: undo has to find the file
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 def _write_change(file: Path, change: dict) -> None:
