@@ -138,7 +138,7 @@ def _break_off(settings: TrainSettings, folder: Path, report: Callable) -> None:
     for name in ("settings.json", "resume.json"): (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()): folder.rmdir()
 
-# %% ../../nbs/880_folds.ipynb #c9aeb73f
+# %% ../../nbs/880_folds.ipynb #c639e2c6
 def _say_folds(folder: Path, each: Sequence[Interval], error: Interval,
                report: Callable) -> None:
     "The lines at the end."
@@ -149,6 +149,8 @@ def _say_folds(folder: Path, each: Sequence[Interval], error: Interval,
            f"had not seen it (95 % interval {error.low:.1%} to {error.high:.1%})")
     report(f"wrote     {folder}/: folds.csv, validation.csv, settings.json, and a run for "
            "each fold")
+    report(f"next      the same without --folds trains the network to use; petbook compare "
+           f"{folder} OTHER compares two methods")
 
 def cross_validate(
     settings: TrainSettings,  # what is asked for, with `folds`

@@ -169,7 +169,7 @@ def find_root(
     "Find the folder that the files of `validation.csv` are named below."
     return find_folder(settings.data, settings.images_per_breed)
 
-# %% ../../nbs/886_jobs.ipynb #af05ebc7
+# %% ../../nbs/886_jobs.ipynb #5fb2fad5
 def _judge(run: Run, learner: Learner, curve: object, test: Sequence[Path],
            report: Callable) -> dict:
     "Keep the model, say the errors, and write every page."
@@ -181,8 +181,8 @@ def _judge(run: Run, learner: Learner, curve: object, test: Sequence[Path],
     found["random_error"] = compare(settings, learner.dls, report)
     found["test_error"] = _test_error(learner, test, report)
     _write_pages(settings, learner, place, found, judged, lr_find=curve, trust=trust)
-    how = "trained at" if learner.recorder.rows else "with a computed head; not needed was"
-    report(f"model     {found['parameters']:,} parameters, {how} a learning rate of "
+    how = "trained at a" if learner.recorder.rows else "head computed without the"
+    report(f"model     {found['parameters']:,} parameters, {how} learning rate of "
            f"{run.lr:.1e}")
     report(error_line("error", judged, "validation"))
     return {**judged.error()._asdict(), **found, "folder": place,
@@ -221,7 +221,7 @@ def check_processes(
         raise DataError("--time: each process has a clock of its own, and they would stop at "
                         "different epochs; give --epochs or --patience instead")
 
-# %% ../../nbs/886_jobs.ipynb #7073ca42
+# %% ../../nbs/886_jobs.ipynb #f3094a5a
 def _finished(result: dict, seconds: float, report: Callable) -> None:
     "The last lines: what was left where, how long it took, and what to type next."
     folder = result["folder"]
@@ -237,6 +237,7 @@ def _in_folder(run: Run, dls: DataLoaders, test: Sequence[Path], report: Callabl
     run.begin(dls, report)
     learner, curve = _fit_on(run, dls, report)
     _take_best(run, learner, report)
+    run.trained = True
     return _judge(run, learner, curve, test, report)
 
 def train(

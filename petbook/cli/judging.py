@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['judge', 'new_file', 'report_on', 'card_on']
 
-# %% ../../nbs/884_judging.ipynb #9873b0ba
+# %% ../../nbs/884_judging.ipynb #ebb19d70
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def _own_validation(model: Path):
                         "images with --data")
     return files, [label for label, _ in rows.values()]
 
-# %% ../../nbs/884_judging.ipynb #ff44dc27
+# %% ../../nbs/884_judging.ipynb #f49c94ee
 def judge(
     model: str | Path,  # a model file, or the folder of a run
     # "sketch", "oxford" or a folder of labelled images; None: the run's validation images
@@ -80,7 +81,8 @@ def judge(
         report(f"warning   {seen} of these {len(files)} images are among those that the model "
                "was trained on: its error on others is larger. Without --data it is judged on "
                "its validation images")
-    rows = [probabilities for _, _, probabilities in predictor.predict_many(files)]
+    answers = predictor.predict_many(files, progress=sys.stderr.isatty())
+    rows = [probabilities for _, _, probabilities in answers]
     return ClassificationInterpretation(torch.stack(rows), targets, items=files,
                                         vocab=predictor.vocab), predictor
 

@@ -7,11 +7,12 @@ __all__ = ['COLUMNS', 'take_folder', 'check_overwrite', 'run_folder', 'model_fil
            'read_answers', 'answer_rows', 'error_line', 'data_name', 'image_mark', 'write_marks', 'count_seen',
            'compare_runs']
 
-# %% ../../nbs/878_run_folders.ipynb #66250993
+# %% ../../nbs/878_run_folders.ipynb #8301fefc
 import csv
 import dataclasses
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -182,12 +183,13 @@ def data_name(
     return {"sketch": "drawn pets", "oxford": "Oxford-IIIT pets"}.get(str(data)) or (
         Path(data).resolve().name or "images")
 
-# %% ../../nbs/878_run_folders.ipynb #ffc95990
+# %% ../../nbs/878_run_folders.ipynb #71ff5ef8
 def image_mark(
     file: str | Path,  # an image
 ) -> str | None:  # 16 hexadecimal digits; None if the file is not there
     "Compute the mark of an image from its size and its first and last 16 kilobytes."
     try:
+        if not os.path.isfile(file): return None  # a pipe would be waited for
         with open(file, "rb") as stream:
             size = stream.seek(0, 2)
             digest = hashlib.blake2b(str(size).encode(), digest_size=8)

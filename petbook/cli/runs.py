@@ -214,11 +214,12 @@ def _check_mark(folder: Path, kept: dict, now: dict, report: Callable[[str], Non
         report(f"note      {'; '.join(other)}: the last bits of the weights may differ from "
                "those of an unbroken run")
 
-# %% ../../nbs/885_runs.ipynb #ace6627e
+# %% ../../nbs/885_runs.ipynb #1453d4a5
 class Run:
     "A run of `petbook train` in its folder: its callbacks, and what is kept of it."
     learner: "Learner | None" = None  # once there is one
     locked = lr = mark = None  # the lock; the rate that was found; what must stay the same
+    trained = False  # is all training done, and only the pages are still to be written?
 
     def __init__(
         self,
@@ -307,12 +308,13 @@ class Run:
                 self.folder.rmdir()
             return
         self.request.holding, self.request.asked = "the model is written", None
-        if stopped and self.stop.began and self.learner is not None:
-            words = self.best.load(self.learner)
+        if stopped and (self.stop.began or self.trained) and self.learner is not None:
+            words = "trained" if self.trained else self.best.load(self.learner)
             place = leave(self.learner, self.folder)
             report(f"stopped   the model is {words}: {place / 'model.safetensors'}")
         self.unlock()
-        if (self.folder / "checkpoint.pt").is_file():
+        left = self.trained and (self.folder / "model.safetensors").is_file()
+        if left or (self.folder / "checkpoint.pt").is_file():
             report(f"go on     petbook train --resume {self.folder}")
         elif self.new: self.remove(stopped, report)
 

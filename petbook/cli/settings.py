@@ -22,7 +22,7 @@ def option(
     return dataclasses.field(default=default, metadata={
         "help": words, "choices": tuple(choices), "other_names": tuple(other_names)})
 
-# %% ../../nbs/876_settings.ipynb #f5ba023f
+# %% ../../nbs/876_settings.ipynb #3f3380df
 @dataclass
 class TrainSettings:
     "What `petbook train` is asked for; each field is an option of the command."
@@ -81,8 +81,8 @@ class TrainSettings:
                                 ("none", "balanced", "effective", "logit_adjusted"))
     patience: int | None = option(None, "end when the error has not fallen for so many "
                                         "epochs; left out, all epochs are trained")
-    time: float | None = option(None, "a budget in minutes: end when another epoch would take "
-                                      "longer")
+    time: float | None = option(None, "a budget in minutes, for each fold: end when another "
+                                      "epoch would take longer")
     seed: int = option(42, "one seed for the split, the images, the head and the dropout")
     device: str | None = option(None, "'cpu', 'cuda', 'cuda:1' or 'mps'; left out, the best "
                                       "that is there")
