@@ -110,12 +110,11 @@ def _other_places(name: str) -> Iterator[Path]:
     except OSError: pass  # not there either
     yield Path(tempfile.gettempdir()) / "petbook" / f"{name}-{os.getpid()}"
 
-def _leave_somewhere(settings: TrainSettings, learner: Learner, folder: Path,
-                     report: Callable = say) -> Path:
-    "Write the results to their folder, or else where there is room; returns where."
+def _write_somewhere(write: Callable[[Path], None], folder: Path, report: Callable) -> Path:
+    "Write results to their folder, or else where there is room; returns where."
     problem = None
     for place in (folder, *_other_places(folder.name)):
-        try: _leave_results(settings, learner, place)
+        try: write(place)
         except WriteError as error:
             problem = problem or error
             continue
@@ -126,6 +125,11 @@ def _leave_somewhere(settings: TrainSettings, learner: Learner, folder: Path,
         return place
     raise problem
 
+def _leave_somewhere(settings: TrainSettings, learner: Learner, folder: Path,
+                     report: Callable = say) -> Path:
+    "Write the settings, the model and the table where there is room; returns where."
+    return _write_somewhere(partial(_leave_results, settings, learner), folder, report)
+
 # %% ../../nbs/886_jobs.ipynb #814afd05
 def _found(learner: Learner, lr: float | None, judged: ClassificationInterpretation) -> dict:
     "What was found and measured, for every file that tells of it."
@@ -134,18 +138,21 @@ def _found(learner: Learner, lr: float | None, judged: ClassificationInterpretat
             "validation_images": len(judged.targets),
             "parameters": sum(weights.numel() for weights in learner.model.parameters())}
 
-def _keep_trust(learner: Learner, folder: Path, found: dict, balanced: bool,
-                report: Callable) -> Trust | None:
-    "Export the model again with what was found and its trust, and keep features."
-    trust = None
+def _fit_trust(learner: Learner, balanced: bool, report: Callable) -> Trust | None:
+    "Learn how far the answers can be trusted, or say why that is not known."
     try: trust = fit_trust(learner, "validation" if balanced else "auto")
-    except DataError as error: report(f"trust     not measured: {error}")
-    export_learner(learner, folder / "model.safetensors", trust=trust, notes=found)
-    if trust is None: return None
-    try: write_features(folder / "features.safetensors", learner_features(learner))
-    except DataError as error: report(f"note      no class can be added later: {error}")
+    except DataError as error: return report(f"trust     not measured: {error}")
     report(f"trust     {trust}")
     return trust
+
+def _keep_trust(learner: Learner, folder: Path, found: dict, trust: Trust | None,
+                report: Callable) -> None:
+    "Export the model again with what was found and its trust, and keep features."
+    export_learner(learner, folder / "model.safetensors", trust=trust, notes=found)
+    if not (folder / "results.csv").is_file(): _write_results(learner, folder)
+    if trust is None: return
+    try: write_features(folder / "features.safetensors", learner_features(learner))
+    except DataError as error: report(f"note      no class can be added later: {error}")
 
 def _write_pages(settings: TrainSettings, learner: Learner, place: Path, found: dict,
                  judged: ClassificationInterpretation, **more: object) -> None:
@@ -177,10 +184,15 @@ def _judge(run: Run, learner: Learner, curve: object, test: Sequence[Path],
     place = _leave_somewhere(settings, learner, run.folder, report)
     judged = ClassificationInterpretation.from_learner(learner)
     found = _found(learner, run.lr, judged)
-    trust = _keep_trust(learner, place, found, settings.class_weights != "none", report)
+    trust, noted = _fit_trust(learner, settings.class_weights != "none", report), dict(found)
     found["random_error"] = compare(settings, learner.dls, report)
     found["test_error"] = _test_error(learner, test, report)
-    _write_pages(settings, learner, place, found, judged, lr_find=curve, trust=trust)
+
+    def write_all(place):
+        _keep_trust(learner, place, noted, trust, report)
+        _write_pages(settings, learner, place, found, judged, lr_find=curve, trust=trust)
+
+    place = _write_somewhere(write_all, place, report)
     how = "trained at a" if learner.recorder.rows else "head computed without the"
     report(f"model     {found['parameters']:,} parameters, {how} learning rate of "
            f"{run.lr:.1e}")
