@@ -73,13 +73,13 @@ def _fit_on(run: Run, dls: DataLoaders, report: Callable):
         run.resume = True
         run.begin_callbacks()
 
-# %% ../../nbs/886_jobs.ipynb #2506da1e
+# %% ../../nbs/886_jobs.ipynb #8642ee80
 def _take_best(run: Run, learner: Learner, report: Callable) -> None:
     "Go back to the weights of the best epoch, if a later one was worse."
     errors = [row["error_rate"] for row in learner.recorder.rows if "error_rate" in row]
     best = run.best
     if best.best is None or not errors or errors[-1] <= best.best: return
-    if best.file.is_file():
+    if best.is_there():
         report(f"weights   {best.load(learner)}, not the last ({errors[-1]:.1%})")
 
 # %% ../../nbs/886_jobs.ipynb #b81d6e35
