@@ -91,7 +91,7 @@ def _test_error(learner: Learner, test: Sequence[Path], report: Callable) -> flo
     report(error_line("test", interpretation, "test"))
     return interpretation.error().value
 
-# %% ../../nbs/886_jobs.ipynb #1f7e0f7f
+# %% ../../nbs/886_jobs.ipynb #7dcc7210
 def _write_settings(settings: TrainSettings, folder: Path, **more: dict) -> None:
     "The settings, with what was found among them, and what was measured."
     with whole_file(folder / "settings.json") as temporary:
@@ -125,6 +125,11 @@ def _leave_somewhere(write: Callable[[Path], None], folder: Path,
                    f"cp {place}/* {folder}/")
         return place
     raise problem
+
+def _leave_model(settings: TrainSettings, report: Callable, learner: Learner,
+                 folder: Path) -> Path:
+    "What a run that is broken off leaves."
+    return _leave_somewhere(partial(_leave_results, settings, learner), folder, report)
 
 # %% ../../nbs/886_jobs.ipynb #e621abd2
 def _found(learner: Learner, lr: float | None, judged: ClassificationInterpretation) -> dict:
@@ -231,7 +236,7 @@ def check_processes(
         raise DataError("--time: each process has a clock of its own, and they would stop at "
                         "different epochs; give --epochs or --patience instead")
 
-# %% ../../nbs/886_jobs.ipynb #ebb9f2c8
+# %% ../../nbs/886_jobs.ipynb #2bf2de5e
 def _finished(result: dict, seconds: float, report: Callable) -> None:
     "The last lines: what was left where, how long it took, and what to type next."
     folder = result["folder"]
@@ -275,10 +280,7 @@ def train(
         run = Run(folder, settings, request, resume, alone=num_distrib() == 1)
         try: result = _in_folder(run, dls, test, report)
         except BaseException as error:
-            def leave(learner, place):
-                return _leave_somewhere(partial(_leave_results, settings, learner), place,
-                                        report)
-
+            leave = partial(_leave_model, settings, report)
             run.break_off(isinstance(error, KeyboardInterrupt), leave, report)
             raise
         run.finish()
