@@ -73,13 +73,13 @@ def _fit_on(run: Run, dls: DataLoaders, report: Callable):
         run.resume = True
         run.begin_callbacks()
 
-# %% ../../nbs/886_jobs.ipynb #2506da1e
+# %% ../../nbs/886_jobs.ipynb #8642ee80
 def _take_best(run: Run, learner: Learner, report: Callable) -> None:
     "Go back to the weights of the best epoch, if a later one was worse."
     errors = [row["error_rate"] for row in learner.recorder.rows if "error_rate" in row]
     best = run.best
     if best.best is None or not errors or errors[-1] <= best.best: return
-    if best.file.is_file():
+    if best.is_there():
         report(f"weights   {best.load(learner)}, not the last ({errors[-1]:.1%})")
 
 # %% ../../nbs/886_jobs.ipynb #b81d6e35
@@ -91,7 +91,7 @@ def _test_error(learner: Learner, test: Sequence[Path], report: Callable) -> flo
     report(error_line("test", interpretation, "test"))
     return interpretation.error().value
 
-# %% ../../nbs/886_jobs.ipynb #ffb27c1a
+# %% ../../nbs/886_jobs.ipynb #7dcc7210
 def _write_settings(settings: TrainSettings, folder: Path, **more: dict) -> None:
     "The settings, with what was found among them, and what was measured."
     with whole_file(folder / "settings.json") as temporary:
@@ -110,7 +110,8 @@ def _other_places(name: str) -> Iterator[Path]:
     except OSError: pass  # not there either
     yield Path(tempfile.gettempdir()) / "petbook" / f"{name}-{os.getpid()}"
 
-def _write_somewhere(write: Callable[[Path], None], folder: Path, report: Callable) -> Path:
+def _leave_somewhere(write: Callable[[Path], None], folder: Path,
+                     report: Callable = say) -> Path:
     "Write results to their folder, or else where there is room; returns where."
     problem = None
     for place in (folder, *_other_places(folder.name)):
@@ -125,12 +126,12 @@ def _write_somewhere(write: Callable[[Path], None], folder: Path, report: Callab
         return place
     raise problem
 
-def _leave_somewhere(settings: TrainSettings, learner: Learner, folder: Path,
-                     report: Callable = say) -> Path:
-    "Write the settings, the model and the table where there is room; returns where."
-    return _write_somewhere(partial(_leave_results, settings, learner), folder, report)
+def _leave_model(settings: TrainSettings, report: Callable, learner: Learner,
+                 folder: Path) -> Path:
+    "What a run that is broken off leaves."
+    return _leave_somewhere(partial(_leave_results, settings, learner), folder, report)
 
-# %% ../../nbs/886_jobs.ipynb #814afd05
+# %% ../../nbs/886_jobs.ipynb #e621abd2
 def _found(learner: Learner, lr: float | None, judged: ClassificationInterpretation) -> dict:
     "What was found and measured, for every file that tells of it."
     error = judged.error()
@@ -138,20 +139,22 @@ def _found(learner: Learner, lr: float | None, judged: ClassificationInterpretat
             "validation_images": len(judged.targets),
             "parameters": sum(weights.numel() for weights in learner.model.parameters())}
 
-def _fit_trust(learner: Learner, balanced: bool, report: Callable) -> Trust | None:
-    "Learn how far the answers can be trusted, or say why that is not known."
+def _measure_trust(learner: Learner, balanced: bool, report: Callable) -> Trust | None:
+    "How far the answers can be relied on; None if that cannot be measured."
     try: trust = fit_trust(learner, "validation" if balanced else "auto")
     except DataError as error: return report(f"trust     not measured: {error}")
     report(f"trust     {trust}")
     return trust
 
-def _keep_trust(learner: Learner, folder: Path, found: dict, trust: Trust | None,
-                report: Callable) -> None:
-    "Export the model again with what was found and its trust, and keep features."
-    export_learner(learner, folder / "model.safetensors", trust=trust, notes=found)
-    if not (folder / "results.csv").is_file(): _write_results(learner, folder)
+def _write_model(learner: Learner, place: Path, found: dict, trust: Trust | None,
+                 report: Callable) -> None:
+    "The model again, with what was found and its trust, and its features."
+    notes = {name: found[name] for name in ("lr", "error", "error_low", "error_high",
+                                            "validation_images")}
+    export_learner(learner, place / "model.safetensors", trust=trust, notes=notes)
+    _write_results(learner, place)
     if trust is None: return
-    try: write_features(folder / "features.safetensors", learner_features(learner))
+    try: write_features(place / "features.safetensors", learner_features(learner))
     except DataError as error: report(f"note      no class can be added later: {error}")
 
 def _write_pages(settings: TrainSettings, learner: Learner, place: Path, found: dict,
@@ -176,23 +179,23 @@ def find_root(
     "Find the folder that the files of `validation.csv` are named below."
     return find_folder(settings.data, settings.images_per_breed)
 
-# %% ../../nbs/886_jobs.ipynb #5fb2fad5
+# %% ../../nbs/886_jobs.ipynb #1ce12ea7
 def _judge(run: Run, learner: Learner, curve: object, test: Sequence[Path],
            report: Callable) -> dict:
     "Keep the model, say the errors, and write every page."
     settings = dataclasses.replace(run.settings, lr=run.lr)
-    place = _leave_somewhere(settings, learner, run.folder, report)
+    place = _leave_somewhere(partial(_leave_results, settings, learner), run.folder, report)
     judged = ClassificationInterpretation.from_learner(learner)
     found = _found(learner, run.lr, judged)
-    trust, noted = _fit_trust(learner, settings.class_weights != "none", report), dict(found)
+    trust = _measure_trust(learner, settings.class_weights != "none", report)
     found["random_error"] = compare(settings, learner.dls, report)
     found["test_error"] = _test_error(learner, test, report)
 
     def write_all(place):
-        _keep_trust(learner, place, noted, trust, report)
+        _write_model(learner, place, found, trust, report)
         _write_pages(settings, learner, place, found, judged, lr_find=curve, trust=trust)
 
-    place = _write_somewhere(write_all, place, report)
+    place = _leave_somewhere(write_all, place, report)
     how = "trained at a" if learner.recorder.rows else "head computed without the"
     report(f"model     {found['parameters']:,} parameters, {how} learning rate of "
            f"{run.lr:.1e}")
@@ -233,7 +236,7 @@ def check_processes(
         raise DataError("--time: each process has a clock of its own, and they would stop at "
                         "different epochs; give --epochs or --patience instead")
 
-# %% ../../nbs/886_jobs.ipynb #f3094a5a
+# %% ../../nbs/886_jobs.ipynb #2bf2de5e
 def _finished(result: dict, seconds: float, report: Callable) -> None:
     "The last lines: what was left where, how long it took, and what to type next."
     folder = result["folder"]
@@ -277,7 +280,7 @@ def train(
         run = Run(folder, settings, request, resume, alone=num_distrib() == 1)
         try: result = _in_folder(run, dls, test, report)
         except BaseException as error:
-            leave = partial(_leave_somewhere, settings, report=report)
+            leave = partial(_leave_model, settings, report)
             run.break_off(isinstance(error, KeyboardInterrupt), leave, report)
             raise
         run.finish()

@@ -103,27 +103,37 @@ class StopAfterBatch(Callback):
 
     def cleanup_fit(self, trainer) -> None: self.request.holding = ""
 
-# %% ../../nbs/885_runs.ipynb #784fd0b5
+# %% ../../nbs/885_runs.ipynb #f1b77858
 @dataclass(eq=False)
 class KeepBest(Tracker):
     "Keep a file of the weights that were the best so far; `file` is an absolute path."
     file: Path = Path("best.pth")
 
+    weights = None  # in memory, where the file cannot be written
+
     def after_validate(self, trainer) -> None:
         super().after_validate(trainer)
         if not self.new_best: return
+        self.weights = None
         try: trainer.save(self.file, with_opt=False)
         except WriteError as error:
             with suppress(OSError): self.file.unlink()  # of an epoch that was worse
-            warnings.warn(f"{error}; training goes on")
+            self.weights = {name: tensor.detach().cpu().clone()
+                            for name, tensor in trainer.model.state_dict().items()}
+            warnings.warn(f"{error}; training goes on, with the best weights in memory")
+
+    def is_there(self) -> bool:
+        "Are there weights that were the best so far?"
+        return self.best is not None and (self.weights is not None or self.file.is_file())
 
     def load(
         self,
         trainer,  # a `Trainer`
     ) -> str:  # which weights it has now, in words
         "Give a trainer the best weights, if there were any yet."
-        if self.best is None or not self.file.is_file(): return "as it was when it stopped"
-        trainer.load(self.file, with_opt=False)
+        if not self.is_there(): return "as it was when it stopped"
+        if self.weights is not None: trainer.model.load_state_dict(self.weights)
+        else: trainer.load(self.file, with_opt=False)
         return f"the best so far ({self.monitor} {self.best:.1%})"
 
 # %% ../../nbs/885_runs.ipynb #5ef7146a

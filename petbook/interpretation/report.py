@@ -116,9 +116,9 @@ def _results(source: _Source) -> Markup | str:
               for name in columns] for row in rows]
     return to_html('<div class="wide">{{ table }}</div>', table=table_html(columns, cells, ""))
 
-# %% ../../nbs/750_report.ipynb #04a08642
+# %% ../../nbs/750_report.ipynb #f8c6d083
 _MATRIX = """
-<p>{{ note }}</p><div class="wide"><table class="matrix"><thead><tr><th></th>
+<p>{{ note }}</p><div class="wide"><table class="matrix{{ few }}"><thead><tr><th></th>
 {%- for name in names %}<th><span>{{ name }}</span></th>{% endfor %}</tr></thead><tbody>
 {% for name, total, cells in rows %}<tr><th>{{ name }}</th>
 {%- for taken, count, kind, strength in cells %}
@@ -138,7 +138,7 @@ def _matrix_rows(matrix: torch.Tensor, numbers: list[int], vocab: list[str]) -> 
         rows.append((vocab[number], total, cells))
     return rows
 
-# %% ../../nbs/750_report.ipynb #01ded875
+# %% ../../nbs/750_report.ipynb #d49375f0
 def _confusion(source: _Source, most: int = 48) -> Markup:
     "The confusion matrix as a table."
     vocab, matrix = source.interpretation.vocab, source.interpretation.confusion_matrix()
@@ -150,7 +150,8 @@ def _confusion(source: _Source, most: int = 48) -> Markup:
         shown = set(wrong.argsort(descending=True)[:most].tolist())
         numbers = [number for number in numbers if number in shown]
         note += f" Shown are the {most} most confused of {len(vocab)} classes."
-    return to_html(_MATRIX, note=note, names=[vocab[number] for number in numbers],
+    return to_html(_MATRIX, note=note, few=" few" * (len(vocab) < 9),
+                   names=[vocab[number] for number in numbers],
                    rows=_matrix_rows(matrix, numbers, vocab))
 
 # %% ../../nbs/750_report.ipynb #cde96329
