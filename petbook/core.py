@@ -220,7 +220,7 @@ def temporary_name(
     suffix: str = "",  # what the name ends in
 ) -> str:  # for instance ".petbook-2f0c11aa-4711-9b2d61c3.csv"
     "Make up a hidden name for a file that this process is writing."
-    ending = suffix if len(suffix.encode()) <= 32 else ""
+    ending = suffix if len(suffix.encode("utf-8", "surrogatepass")) <= 32 else ""
     return f".petbook-{_machine_mark()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{ending}"
 
 # %% ../nbs/000_core.ipynb #0df40402

@@ -77,16 +77,17 @@ def signature_text(
     if len(line) <= width: return line
     return f"{word}{name}(\n    " + ",\n    ".join(parts) + ")"
 
-# %% ../nbs/895_site.ipynb #bc13fe26
+# %% ../nbs/895_site.ipynb #948121b1
 def _table(rows: list[tuple[str, str, str, str]]) -> str:
     "The parameters as a table of Markdown; empty if there is nothing to say."
     if not any(any(row[1:]) for row in rows): return ""
     cell = lambda text, mark="": f"{mark}{text}{mark}".replace("|", "\\|") if text else ""
-    lines = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
+    lines = ["::: {.parameters}", "", "| parameter | type | default | meaning |",
+             "|:------|:------|:----|:------------|"]
     for name, kind, default, words in rows:
         lines.append(f"| {cell(name, '`')} | {cell(kind, '`')} | {cell(default, '`')} | "
                      f"{cell(words)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", ":::"])
 
 class Signature:
     "A function or a class as a page of the site shows it."
@@ -101,9 +102,10 @@ class Signature:
         self.name = name or getattr(thing, "__qualname__", None) or str(thing)
 
     def _repr_markdown_(self) -> str:
-        parts = ["---", f"{'#' * self.level} {self.name}"]
+        parts = [f"{'#' * self.level} {self.name} {{#api-{self.name}}}"]
         try:
-            parts.append(f"```python\n{signature_text(self.thing, self.name)}\n```")
+            code = signature_text(self.thing, self.name)
+            parts.append(f"::: {{.signature}}\n```python\n{code}\n```\n:::")
             rows = parameters_of(self.thing)
         except (OSError, TypeError, SyntaxError): rows = []  # made without a source
         words = inspect.getdoc(self.thing)

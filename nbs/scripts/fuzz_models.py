@@ -167,7 +167,7 @@ CHANGES = [change_value] * 4 + [change_number] * 3 + [move_part, drop_or_add, dr
 
 def mutate_tensors(tensors, rng):
     "Weights lost, renamed, added, of another shape, type or value."
-    kind, name = rng.randrange(9), rng.choice(list(tensors))
+    kind, name = rng.randrange(9), rng.choice(sorted(tensors))
     found = tensors[name]
     if kind == 0: del tensors[name]
     if kind == 1: tensors[rng.choice(["", "x" * 1000, "\x1b[2J", f"{name}.", "0.module.__class__"])] = tensors.pop(name)

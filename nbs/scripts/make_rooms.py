@@ -1,13 +1,36 @@
-"""Write the page of rooms, nbs/rooms.qmd, from the notebooks themselves: number, title, what one
-can do after it, and which rooms it needs. `--check` says whether the page is up to date."""
+"""Write the pages that are made from the notebooks themselves: nbs/rooms.qmd (number, title, what one can
+do after it, which rooms it needs, and how data flow through them) and nbs/reference.qmd (every public name
+with a line). `--check` says whether both are up to date. Run `nbdev_export` first."""
+import ast
 import json
 import re
 import sys
+from html import escape
 from pathlib import Path
 
 NBS = Path(__file__).resolve().parents[1]
+PACKAGE = NBS.parent / "petbook"
 WINGS = {"0": "Base, and the drawn pets", "1": "Images", "2": "Augmentation", "3": "Data",
          "4": "Losses", "5": "Training", "6": "Models", "7": "Interpretation", "8": "Use"}
+# The drawing: x, y, width, words, module of the room. Two lanes, one for pixels and one for labels.
+BOXES = (
+    (150, 10, 180, "a folder of images", "data.files"),
+    (150, 80, 180, "paths, in two parts", "data.splits"),
+    (20, 150, 210, "open, upright, RGB", "images.opening"),
+    (250, 150, 210, "read the label", "data.labels"),
+    (20, 220, 210, "presize: Resize(460)", "images.stage"),
+    (250, 220, 210, "number in the vocabulary", "data.building"),
+    (130, 290, 220, "a batch, on the device", "data.loaders"),
+    (130, 360, 220, "one sampling, one pass of light", "augmentation.stage"),
+    (130, 430, 220, "network: logits", "models.backbones"),
+    (20, 500, 210, "cross-entropy: loss", "losses.cross_entropy"),
+    (250, 500, 210, "probabilities", "inference.predictions"),
+    (20, 570, 210, "optimizer, learning rates", "training.trainer"),
+    (250, 570, 210, "interpretation, predictor", "interpretation.interpretation"))
+ARROWS = ((0, 1, "get_items"), (1, 2, "train / valid"), (1, 3, "get_y"), (2, 4, "uint8, any size"),
+          (3, 5, "text"), (4, 6, "uint8 [3, 460, 460]"), (5, 6, "int64"), (6, 7, "uint8 [B, 3, 460, 460]"),
+          (7, 8, "float [B, 3, 224, 224]"), (8, 9, "[B, classes]"), (8, 10, "softmax"), (9, 11, "gradients"),
+          (10, 12, "after training"))
 
 
 def read_room(path):
@@ -21,30 +44,116 @@ def read_room(path):
     return path.name[:3], title, subtitle, module, needs
 
 
-def make_page():
-    "The page as text."
-    rooms = [read_room(path) for path in sorted(NBS.glob("[0-9]*.ipynb"))]
-    files = {path.name[:3]: path.name for path in NBS.glob("[0-9]*.ipynb")}
-    number = {module: room for room, _, _, module, _ in rooms}
+def read_rooms():
+    "Every room, by number; and the file of each module's room."
+    paths = sorted(NBS.glob("[0-9]*.ipynb"))
+    rooms = [read_room(path) for path in paths]
+    return rooms, {room[3]: path.name for room, path in zip(rooms, paths)}
+
+
+def page_of(file):
+    "The name that a notebook's page gets from nbdev."
+    return re.sub(r"^\d+[a-zA-Z0-9]*_", "", file).replace(".ipynb", ".html")
+
+
+def draw_flow(files):
+    "How data flow, as SVG in the colours of the page; each box leads to its room."
+    parts = ['<svg viewBox="0 0 480 620" role="img" aria-label="How data flow: a folder of images becomes paths, '
+             'split in two; one lane opens and presizes the images, the other reads labels and numbers them; both '
+             'meet in a batch, which is augmented in one sampling and goes through the network; its logits lead to '
+             'the loss and the optimizer, and to probabilities and their interpretation." '
+             'style="max-width: 480px; width: 100%; font-size: 13px">',
+             '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+             'orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#7a8794"/></marker></defs>']
+    for start, end, words in ARROWS:
+        (x1, y1, w1, *_), (x2, y2, w2, *_) = BOXES[start], BOXES[end]
+        x1, x2 = x1 + w1 / 2, x2 + w2 / 2
+        aside = 8 if x2 >= x1 else -8
+        parts.append(f'<line x1="{x1:g}" y1="{y1 + 36}" x2="{x2:g}" y2="{y2 - 2}" stroke="#7a8794" '
+                     'marker-end="url(#tip)"/>'
+                     f'<text x="{(x1 + x2) / 2 + aside:g}" y="{(y1 + 36 + y2) / 2 + 4:g}" font-size="11" '
+                     f'fill="#7a8794" text-anchor="{"start" if aside > 0 else "end"}">{escape(words)}</text>')
+    for x, y, width, words, module in BOXES:
+        room = files[module]
+        parts.append(f'<a href="{page_of(room)}"><rect x="{x}" y="{y}" width="{width}" height="36" rx="6" '
+                     'fill="none" stroke="currentColor"/>'
+                     f'<text x="{x + width / 2:g}" y="{y + 23}" text-anchor="middle" fill="currentColor">'
+                     f'{room[:3]} {escape(words)}</text></a>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def make_rooms():
+    "The page of rooms as text."
+    rooms, files = read_rooms()
     lines = ["---", "title: The rooms", "subtitle: Every page of the reference, what you can do "
              "after it, and which pages it builds on", "---", "",
              "Each room is one notebook, one module and one idea. A room imports only from rooms "
              "with a smaller number, so you can read in order, or start anywhere and go back by "
-             "the last column.", ""]
+             "the last column. [The reference](reference.qmd) lists every public name.", "",
+             "## How data flow", "", "```{=html}", draw_flow(files), "```", ""]
     for digit, wing in WINGS.items():
-        lines += [f"## {wing}", "", "| | room | after it you can | builds on |", "|---|---|---|---|"]
-        for room, title, subtitle, _, needs in rooms:
+        lines += [f"## {wing}", "", "::: {.rooms}", "", "| | room | after it you can | builds on |",
+                  "|:--|:------|:--------------------|:-----|"]
+        for room, title, subtitle, module, needs in rooms:
             if room[0] != digit: continue
-            below = sorted({number[need] for need in needs if need in number} - {"000"})
-            shown = " ".join(f"[{one}]({files[one]})" for one in below if room != "890")
-            lines.append(f"| {room} | [{title}]({files[room]}) | {subtitle} | {shown} |")
-        lines.append("")
+            below = sorted({files[need] for need in needs if need in files} - {files["core"]})
+            shown = " ".join(f"[{file[:3]}]({file})" for file in below)
+            if module == "all": shown = "every room"
+            lines.append(f"| {room} | [{title}]({files[module]}) | {subtitle} | {shown} |")
+        lines += ["", ":::", ""]
     return "\n".join(lines)
 
 
+def public_names(module):
+    "The public names of a module: name, what it is, and whether it is a definition with a signature."
+    text = (PACKAGE / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
+    tree, lines = ast.parse(text), text.splitlines()
+    listed, said = [], {}
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            said[node.name] = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+        elif isinstance(node, ast.Assign):
+            name = getattr(node.targets[0], "id", "")
+            comment = re.search(r"  #\s*(.+)$", lines[node.end_lineno - 1])
+            if name == "__all__": listed = ast.literal_eval(node.value)
+            else: said[name] = comment[1] if comment else worth(node.value)
+    defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    return [(name, said[name], name in defined) for name in listed if name in said]
+
+
+def worth(value):
+    "What a constant is, in a few words."
+    text = ast.unparse(value)
+    if isinstance(value, ast.Name): return f"another name of `{text}`"
+    return f"`{text}`" if len(text) < 60 else f"`{text[:57]}…`"
+
+
+def make_reference():
+    "The page of all public names as text."
+    rooms, files = read_rooms()
+    lines = ["---", "title: The reference", "subtitle: Every public name of petbook, with one line each, "
+             "by wing", "---", "",
+             "`from petbook.all import *` brings all of these. Each name leads to its page: what it takes, what it "
+             "gives, its source and an example. Search in the page opens the lists.", ""]
+    for digit, wing in WINGS.items():
+        rows = []
+        for room, _, _, module, _ in rooms:
+            if room[0] != digit or module == "all": continue
+            for name, words, defined in public_names(module):
+                shown = words.replace("|", "\\|").replace("<", "\\<")
+                anchor = f"#api-{name}" if defined else ""
+                rows.append(f"| [`{name}`]({files[module]}{anchor}) | {shown} | [{room}]({files[module]}) |")
+        lines += [f"## {wing}", "", "```{=html}", f"<details><summary>{len(rows)} names</summary>", "```", "",
+                  "::: {.names}", "", "| name | what it is | room |", "|:-------|:----------------|:--|", *rows, "",
+                  ":::", "", "```{=html}", "</details>", "```", ""]
+    return "\n".join(lines)
+
+
+PAGES = {NBS / "rooms.qmd": make_rooms, NBS / "reference.qmd": make_reference}
+
 if __name__ == "__main__":
-    page = NBS / "rooms.qmd"
-    if "--check" in sys.argv:
-        sys.exit(page.read_text(encoding="utf-8") != make_page() and "nbs/rooms.qmd is out of date: "
-                 "run nbs/scripts/make_rooms.py")
-    page.write_text(make_page(), encoding="utf-8")
+    for page, make in PAGES.items():
+        text = make()
+        if "--check" in sys.argv and (not page.exists() or page.read_text(encoding="utf-8") != text):
+            sys.exit(f"nbs/{page.name} is out of date: run nbs/scripts/make_rooms.py")
+        page.write_text(text, encoding="utf-8")

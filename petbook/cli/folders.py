@@ -5,17 +5,23 @@
 # %% auto #0
 __all__ = ['resolve', 'find_folder', 'table_file', 'table_layout', 'load_data', 'known_labels']
 
-# %% ../../nbs/883_folders.ipynb #73e50353
+# %% ../../nbs/883_folders.ipynb #2fbe25c3
 import dataclasses
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from ..augmentation.stage import aug_transforms
+from .folds import FoldSplitter
 from .settings import TrainSettings
-from ..core import DataError, check_choice, check_range, check_whole
+from ..core import (
+    DataError, check_choice, check_range, check_whole, default_device)
 from ..data.block import DataBlock
 from ..data.caches import FolderCache, MemoryCache
 from ..data.dataloaders import DataLoaders
@@ -31,21 +37,57 @@ from ..drawing.pets import get_pets
 from ..images.resizing import Resize
 from ..models.backbones import auto_arch
 
-# %% ../../nbs/883_folders.ipynb #b5839c55
+# %% ../../nbs/883_folders.ipynb #7d959bd7
+def _check_device(device: str | None) -> None:
+    "Refuse a device that torch does not know or does not find, with the words that it takes."
+    if device is None: return
+    try: found = default_device(device)
+    except RuntimeError:
+        raise DataError(f"device={device!r} is no device; give 'cpu', 'cuda', 'cuda:1' (the "
+                        "second GPU) or 'mps', or leave it out") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise DataError(f"device={device!r}, but there are {torch.cuda.device_count()} GPUs "
+                        "here, counted from 0")
+
+def _check_folds(settings: TrainSettings) -> None:
+    "Refuse folds that cannot be dealt."
+    if settings.folds is None and settings.fold is not None:
+        raise DataError(f"fold={settings.fold} says which fold is judged; say with --folds "
+                        "how many there are")
+    if settings.folds is None: return
+    check_whole("folds", settings.folds, 2)
+    if settings.fold is not None: check_whole("fold", settings.fold, 1, settings.folds)
+
+def _check_settings(settings: TrainSettings) -> None:
+    "Refuse words and numbers that cannot work. Raises `ValueError`."
+    for field in dataclasses.fields(TrainSettings):
+        choices = field.metadata["choices"]
+        if choices: check_choice(field.name, getattr(settings, field.name), list(choices))
+    for name, low in (("epochs", 1), ("freeze_epochs", 1), ("bs", 1), ("size", 32),
+                      ("patience", 1)):
+        value = getattr(settings, name)
+        if value not in (None, "auto"): check_whole(name, value, low)
+    for name in ("lr", "time"):
+        value = getattr(settings, name)
+        if value is not None: check_range(name, value, 0, open_low=True)
+    _check_device(settings.device)
+    _check_folds(settings)
+    if settings.tensorboard and not find_spec("tensorboard"):
+        raise DataError("--tensorboard needs TensorBoard, which is not installed: pip install "
+                        "tensorboard")
+
+# %% ../../nbs/883_folders.ipynb #5ffd87d9
 def resolve(
     settings: TrainSettings,  # what was asked for
 ) -> TrainSettings:  # a copy with nothing left open but the learning rate
     "Fill in what depends on other options. Raises `ValueError` for a number out of range."
-    check_choice("head", settings.head, ["auto", "probe", "random"])
-    check_choice("split", settings.split, ["auto", "none"])
-    for name, low in (("epochs", 1), ("freeze_epochs", 1), ("bs", 1), ("size", 32)):
-        value = getattr(settings, name)
-        if value is not None: check_whole(name, value, low)
-    if settings.lr is not None: check_range("lr", settings.lr, 0, open_low=True)
+    _check_settings(settings)
     arch = settings.arch if settings.arch != "auto" else auto_arch(settings.data == "sketch")
     size = settings.size or (160 if arch == "petnet" else 224)
     compare = settings.compare
-    if compare is None: compare = settings.pretrained and settings.data == "sketch"
+    if compare is None:
+        alone = not settings.folds and settings.time is None
+        compare = settings.pretrained and settings.data == "sketch" and alone
     presize = settings.presize or round(size * 1.6)
     return dataclasses.replace(settings, arch=arch, size=size, presize=presize,
                                compare=compare)
@@ -131,7 +173,7 @@ def table_layout(
                     [found.files[place] for place in used.test], found.lines)
     return layout, [found.rows[place] for place in used.kept]
 
-# %% ../../nbs/883_folders.ipynb #f1153f4b
+# %% ../../nbs/883_folders.ipynb #8c4a9a95
 def _group_of(settings: TrainSettings, layout: Layout, rows: Sequence[dict], folder: Path):
     "A function from a file to its group."
     if rows and settings.group in rows[0]: keys = group_keys(settings.group, rows)
@@ -154,14 +196,24 @@ def _check_groups(layout: Layout, group_of: Callable) -> None:
 
 def _splitter(settings: TrainSettings, layout: Layout, group_of: Callable | None,
               report: Callable):
-    "As the layout says, or in groups, or the same share of each class."
+    "As the layout says, or in folds, or in groups, or the same share of each class."
+    if settings.fold:
+        if layout.valid is not None:
+            report("split     dealt anew: the images to validate on take part in the folds")
+        return FoldSplitter(settings.fold, settings.folds, settings.seed, group_of)
     if layout.valid is not None:
         if group_of: _check_groups(layout, group_of)
         return IndexSplitter(layout.valid)
     if group_of: return GroupSplitter(group_of, settings.valid_pct, settings.seed, report)
     return StratifiedSplitter(settings.valid_pct, seed=settings.seed)
 
-# %% ../../nbs/883_folders.ipynb #0b7bb29b
+# %% ../../nbs/883_folders.ipynb #d7408c09
+def _how_split(settings: TrainSettings, layout: Layout) -> str:
+    "How the images to validate on were chosen, in words."
+    if settings.fold: return f"fold {settings.fold} of {settings.folds}"
+    if layout.valid is not None: return "as given"
+    return "whole groups" if settings.group else "the same share of every class"
+
 def _block(settings: TrainSettings, layout: Layout, splitter: Callable) -> DataBlock:
     "The chapter's data block for a folder that was read."
     return DataBlock(blocks=(ImageBlock, CategoryBlock), get_y=layout.labeller,
@@ -169,7 +221,16 @@ def _block(settings: TrainSettings, layout: Layout, splitter: Callable) -> DataB
                      batch_tfms=aug_transforms(size=settings.size, min_scale=0.75),
                      seed=settings.seed)
 
-# %% ../../nbs/883_folders.ipynb #a4f70106
+# %% ../../nbs/883_folders.ipynb #d2775393
+def _load(settings: TrainSettings, layout: Layout, block: DataBlock) -> DataLoaders:
+    "Build the loaders; that folds take images of 'val' into training is said already."
+    cache = None if settings.cache == "none" else settings.cache
+    with warnings.catch_warnings():
+        if settings.fold: warnings.filterwarnings("ignore", "the images lie in .* ready-made")
+        return block.dataloaders(layout.files, bs=settings.bs, cache=cache,
+                                 num_workers=settings.workers, on_error=settings.on_error,
+                                 device=settings.device)
+
 def load_data(
     settings: TrainSettings,  # what was asked for
     report: Callable[[str], None] = say,  # called with each line of news
@@ -183,13 +244,9 @@ def load_data(
     for line in [*_beside_images(folder, settings.data), *layout.lines]: report(line)
     group_of = _group_of(settings, layout, rows, folder) if settings.group else None
     block = _block(settings, layout, _splitter(settings, layout, group_of, report))
-    cache = None if settings.cache == "none" else settings.cache
-    dls = block.dataloaders(layout.files, bs=settings.bs, cache=cache,
-                            num_workers=settings.workers, on_error=settings.on_error)
+    dls = _load(settings, layout, block)
     train, valid = len(dls.train.dataset.items), dls.valid.dataset.targets.tolist()
-    how = "as given" if layout.valid is not None else (
-        "whole groups" if group_of else "the same share of every class")
-    report(_validation_line(valid, train, how))
+    report(_validation_line(valid, train, _how_split(settings, layout)))
     report(_cache_line(train + len(valid), settings.presize, dls.train.dataset.cache))
     return dls, layout.test
 

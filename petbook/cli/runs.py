@@ -6,10 +6,11 @@
 __all__ = ['Stopped', 'StopRequest', 'stop_signals', 'StopAfterBatch', 'KeepBest', 'data_mark', 'read_run', 'resumed_settings',
            'lock_folder', 'Run']
 
-# %% ../../nbs/885_runs.ipynb #f514afd0
+# %% ../../nbs/885_runs.ipynb #1822ba1f
 import hashlib
 import json
 import os
+import shutil
 import signal
 import threading
 import warnings
@@ -26,7 +27,7 @@ from .run_folders import read_config
 from .settings import TrainSettings
 from ..training.checkpoints import Checkpoint
 from ..training.events import Callback
-from ..training.tracking import Tracker
+from ..training.tracking import EarlyStopping, TensorBoard, TimeBudget, Tracker
 from ..writing import whole_file
 
 try: import fcntl
@@ -102,27 +103,37 @@ class StopAfterBatch(Callback):
 
     def cleanup_fit(self, trainer) -> None: self.request.holding = ""
 
-# %% ../../nbs/885_runs.ipynb #784fd0b5
+# %% ../../nbs/885_runs.ipynb #f1b77858
 @dataclass(eq=False)
 class KeepBest(Tracker):
     "Keep a file of the weights that were the best so far; `file` is an absolute path."
     file: Path = Path("best.pth")
 
+    weights = None  # in memory, where the file cannot be written
+
     def after_validate(self, trainer) -> None:
         super().after_validate(trainer)
         if not self.new_best: return
+        self.weights = None
         try: trainer.save(self.file, with_opt=False)
         except WriteError as error:
             with suppress(OSError): self.file.unlink()  # of an epoch that was worse
-            warnings.warn(f"{error}; training goes on")
+            self.weights = {name: tensor.detach().cpu().clone()
+                            for name, tensor in trainer.model.state_dict().items()}
+            warnings.warn(f"{error}; training goes on, with the best weights in memory")
+
+    def is_there(self) -> bool:
+        "Are there weights that were the best so far?"
+        return self.best is not None and (self.weights is not None or self.file.is_file())
 
     def load(
         self,
         trainer,  # a `Trainer`
     ) -> str:  # which weights it has now, in words
         "Give a trainer the best weights, if there were any yet."
-        if self.best is None or not self.file.is_file(): return "as it was when it stopped"
-        trainer.load(self.file, with_opt=False)
+        if not self.is_there(): return "as it was when it stopped"
+        if self.weights is not None: trainer.model.load_state_dict(self.weights)
+        else: trainer.load(self.file, with_opt=False)
         return f"the best so far ({self.monitor} {self.best:.1%})"
 
 # %% ../../nbs/885_runs.ipynb #5ef7146a
@@ -152,7 +163,7 @@ def read_run(
                         f"{folder / 'model.safetensors'}; there is nothing to resume")
     return TrainSettings(**read_config(folder) | {"out": str(folder)})
 
-# %% ../../nbs/885_runs.ipynb #32926817
+# %% ../../nbs/885_runs.ipynb #5cd191fc
 def resumed_settings(
     folder: str | Path,  # of a run that was stopped or killed
     given: TrainSettings,  # from the command line, beside `--resume`
@@ -162,11 +173,12 @@ def resumed_settings(
     changed = [field.name for field in fields(TrainSettings)
                if getattr(given, field.name) not in (getattr(usual, field.name),
                                                      getattr(kept, field.name))]
-    if changed and changed != ["workers"]:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+    other = [name for name in changed if name not in ("workers", "device")]
+    if other:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in other)
         raise DataError(f"{named}: a run is resumed as it was begun, with the options in "
                         f"{Path(folder) / 'settings.json'}; leave this out, or begin anew")
-    return replace(kept, workers=given.workers if changed else kept.workers)
+    return replace(kept, **{name: getattr(given, name) for name in changed})
 
 # %% ../../nbs/885_runs.ipynb #585dd211
 def lock_folder(
@@ -182,14 +194,25 @@ def lock_folder(
                         "done, or give another --out") from None
     return file
 
-# %% ../../nbs/885_runs.ipynb #c6397c70
+# %% ../../nbs/885_runs.ipynb #cd5b796c
 _UNFINISHED = ("resume.json", "run.lock", "checkpoint.pt", "best.pth")
+_RESULTS = ("model.safetensors", "features.safetensors", "results.csv", "validation.csv",
+            "report.html", "model_card.md", "trained_on.txt", "folds.csv")
+
+def _asked_callbacks(settings: TrainSettings, folder: Path) -> list[Callback]:
+    "What the settings ask for besides checkpoints: patience, a budget of minutes, a log."
+    asked = []
+    if settings.patience: asked.append(EarlyStopping("error_rate", patience=settings.patience))
+    if settings.time: asked.append(TimeBudget(settings.time))
+    if settings.tensorboard: asked.append(TensorBoard(folder / "tensorboard"))
+    return asked
 
 def _write_json(file: Path, content: dict) -> None:
     "Write a JSON file, whole or not at all."
     with whole_file(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
+# %% ../../nbs/885_runs.ipynb #213ed5f5
 def _check_mark(folder: Path, kept: dict, now: dict, report: Callable[[str], None]) -> None:
     "Refuse other data; say what else could change the last bits."
     if kept.get("data") != now["data"]:
@@ -201,11 +224,12 @@ def _check_mark(folder: Path, kept: dict, now: dict, report: Callable[[str], Non
         report(f"note      {'; '.join(other)}: the last bits of the weights may differ from "
                "those of an unbroken run")
 
-# %% ../../nbs/885_runs.ipynb #0274fd8c
+# %% ../../nbs/885_runs.ipynb #1453d4a5
 class Run:
     "A run of `petbook train` in its folder: its callbacks, and what is kept of it."
     learner: "Learner | None" = None  # once there is one
     locked = lr = mark = None  # the lock; the rate that was found; what must stay the same
+    trained = False  # is all training done, and only the pages are still to be written?
 
     def __init__(
         self,
@@ -226,7 +250,8 @@ class Run:
                                      on_error="warn")
         self.best = KeepBest("error_rate", reset_on_fit=False, file=folder / "best.pth")
         self.stop = StopAfterBatch(self.request, self.checkpoint, self.alone)
-        self.callbacks = [self.checkpoint, self.best, self.stop]
+        self.callbacks = [self.checkpoint, self.best, self.stop,
+                          *_asked_callbacks(self.settings, folder)]
 
     def begin(
         self,
@@ -240,7 +265,7 @@ class Run:
         self.locked = lock_folder(self.folder)
         kept = self.kept()
         if kept: _check_mark(self.folder, kept, self.mark, report)
-        else: self.clear(*_UNFINISHED[2:])  # of a run that was never resumed
+        else: self.clear_earlier()
         _write_json(self.folder / "settings.json", asdict(self.settings))
         self.note_lr(self.lr)
 
@@ -265,6 +290,11 @@ class Run:
         "Remove files of the run."
         for name in names: (self.folder / name).unlink(missing_ok=True)
 
+    def clear_earlier(self) -> None:
+        "Remove what an earlier run left, which was never resumed or is to be overwritten."
+        self.clear(*_UNFINISHED[2:], *_RESULTS)
+        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+
     def unlock(self) -> None:
         "Let others into the folder."
         if self.locked is not None: self.locked.close()
@@ -283,14 +313,18 @@ class Run:
         report: Callable[[str], None] = print,  # called with each line of news
     ) -> None:
         "Keep the best model so far and say how to go on; without one, leave no trace."
-        if self.locked is None: return  # the folder was never this run's
+        if self.locked is None:  # the folder was never this run's, or is still empty
+            if self.new and self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+            return
         self.request.holding, self.request.asked = "the model is written", None
-        if stopped and self.stop.began and self.learner is not None:
-            words = self.best.load(self.learner)
+        if stopped and (self.stop.began or self.trained) and self.learner is not None:
+            words = "trained" if self.trained else self.best.load(self.learner)
             place = leave(self.learner, self.folder)
             report(f"stopped   the model is {words}: {place / 'model.safetensors'}")
         self.unlock()
-        if (self.folder / "checkpoint.pt").is_file():
+        left = self.trained and (self.folder / "model.safetensors").is_file()
+        if left or (self.folder / "checkpoint.pt").is_file():
             report(f"go on     petbook train --resume {self.folder}")
         elif self.new: self.remove(stopped, report)
 

@@ -173,8 +173,9 @@ class FolderCache:
         "Name the entry of an item, as the file is now."
         state = _file_state(item)
         if state is None: return None
-        name = blake2b(f"{self.recipe}|{os.path.abspath(item)}|{state}".encode(),
-                       digest_size=16).hexdigest()
+        mark = f"{self.recipe}|{os.path.abspath(item)}|{state}"
+        # names that are not UTF-8 hold lone surrogates
+        name = blake2b(mark.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.pixels"
 
     def get(

@@ -87,7 +87,7 @@ def _plainly_pooled(network: nn.Module) -> nn.Module:
         setattr(network.get_submodule(parent), last, PlainPool())
     return network
 
-# %% ../../nbs/806_deployed.ipynb #7161a1a8
+# %% ../../nbs/806_deployed.ipynb #6c11d77b
 class Deployed(nn.Module):
     "All that lies between the pixels of an image and the probabilities, as one module."
 
@@ -101,6 +101,8 @@ class Deployed(nn.Module):
         self.size, stage = steps[-1].size, predictor.batch_stage
         self.model = _plainly_pooled(copy.deepcopy(predictor.model).cpu().float())
         self.activation, normalize = predictor.activation, stage.normalize
+        trust = predictor.trust
+        self.temperature = trust.temperature.value if trust else 1.0
         mean, std = (normalize.mean, normalize.std) if normalize else ([0.0] * 3, [1.0] * 3)
         numbers = {"mean": torch.tensor(mean).view(3, 1, 1),
                    "std": torch.tensor(std).view(3, 1, 1)}
@@ -123,4 +125,5 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.model(self.prepare(images))
+        if self.temperature != 1: logits = logits / self.temperature
         return logits.softmax(-1) if self.activation == "softmax" else logits

@@ -74,7 +74,7 @@ def _share_equal(graph: "onnx.GraphProto") -> dict[str, str]:
         if stands_for[tensor.name] != tensor.name: graph.initializer.remove(tensor)
     return stands_for
 
-# %% ../../nbs/808_int8.ipynb #aa18c72f
+# %% ../../nbs/808_int8.ipynb #877a514d
 def _leave_out_offsets(graph: "onnx.GraphProto") -> None:
     "Remove the offsets of weights, which are all zero."
     from onnx import TensorProto, numpy_helper
@@ -82,9 +82,10 @@ def _leave_out_offsets(graph: "onnx.GraphProto") -> None:
     zero = {tensor.name for tensor in graph.initializer
             if tensor.data_type in (TensorProto.INT8, TensorProto.INT32)
             and not numpy_helper.to_array(tensor).any()}
+    products = {node.input[1] for node in graph.node if node.op_type in ("Gemm", "MatMul")}
     for node in graph.node:
         if node.op_type != "DequantizeLinear" or len(node.input) < 3: continue
-        if node.input[2] in zero: del node.input[2]
+        if node.input[2] in zero and node.output[0] not in products: del node.input[2]
     used = {name for node in graph.node for name in node.input}
     for tensor in list(graph.initializer):
         if tensor.name not in used: graph.initializer.remove(tensor)

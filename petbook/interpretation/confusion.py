@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import DataError, check_choice, check_range
+from ..display import short_name
 from ..fonts import use_fonts
 from ..images.opening import open_image
 from ..images.readers import read_source
@@ -255,7 +256,7 @@ def plot_confusion_matrix(
     numbers = _class_order(matrix, vocab, order)
     shares = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(1)
     colours = _cell_colours(matrix, cmap, error_cmap)[numbers][:, numbers]
-    ax, size = _matrix_axes([str(vocab[number]) for number in numbers], figsize, dpi)
+    ax, size = _matrix_axes([short_name(vocab[number]) for number in numbers], figsize, dpi)
     ax.imshow(colours.numpy())
     if plot_txt:
         values = (shares if normalize else matrix)[numbers][:, numbers]

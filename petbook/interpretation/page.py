@@ -50,7 +50,7 @@ def figure_svg(
                    'style="max-width:{{ width }}px">{{ drawing }}</div>', label=label,
                    width=round(96 * figure.get_size_inches()[0]), drawing=Markup(drawing))
 
-# %% ../../nbs/745_page.ipynb #77afa9e3
+# %% ../../nbs/745_page.ipynb #5f05f520
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6776;--paper:#fbfaf7;--card:#fff;
 --line:#e3e0d8;--accent:#0d9488;--hit:13,148,136;--miss:220,38,38}
@@ -98,6 +98,8 @@ background:rgb(var(--hit));border-radius:2px}
 .matrix td{width:21px;min-width:21px;height:21px;text-align:center}
 .matrix tbody th{position:sticky;left:0;background:var(--card);padding:0 .4rem 0 0;
 text-align:right;font-weight:400;white-space:nowrap;border:0}
+.matrix.few{font-size:.95rem}
+.matrix.few td{width:4.2rem;height:3.2rem}
 .matrix thead th{border:0;vertical-align:bottom;font-weight:400;height:1px}
 .matrix thead span{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap;
 padding:.3rem 0;display:inline-block}

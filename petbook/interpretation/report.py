@@ -40,7 +40,7 @@ class _Source:
     settings: dict | None = None
     trust: object = None
 
-# %% ../../nbs/750_report.ipynb #cad6a97e
+# %% ../../nbs/750_report.ipynb #f7231dfe
 _SUMMARY = """
 <div class="tiles">{% for name, value in tiles %}<div><b>{{ value }}</b><span>{{ name }}</span>
 </div>{% endfor %}</div>
@@ -59,12 +59,14 @@ def _unevenness(source: _Source) -> str:
 def _summary(source: _Source) -> Markup:
     "The error with its interval, and four more numbers."
     found = source.interpretation
-    error, five = found.error(), min(5, len(found.vocab))
-    first = found.probabilities.topk(five, dim=1).indices
-    near = (first == found.targets[:, None]).any(dim=1).float().mean()
-    tiles = [("error", f"{error.value:.1%}"), (f"right among its first {five}", f"{near:.1%}"),
-             ("images judged", len(found)), ("classes", len(found.vocab)),
-             ("calibration error", f"{found.calibration_error():.3f}")]
+    error, few = found.error(), 5 if len(found.vocab) > 5 else 2
+    off, classes = f"{found.calibration_error():.1%}", len(found.vocab)
+    tiles = [("error", f"{error.value:.1%}"), ("images judged", len(found)),
+             ("classes", classes), ("calibration error", off)]
+    if classes > 2:
+        first = found.probabilities.topk(few, dim=1).indices
+        near = (first == found.targets[:, None]).any(dim=1).float().mean()
+        tiles.insert(1, (f"right among its first {few}", f"{near:.1%}"))
     uneven = _unevenness(source)
     if uneven:
         balanced = balanced_accuracy(found.probabilities, found.targets)
@@ -73,7 +75,7 @@ def _summary(source: _Source) -> Markup:
     return to_html(_SUMMARY, tiles=tiles, wrong=wrong, count=len(found), uneven=uneven,
                    low=f"{error.low:.1%}", high=f"{error.high:.1%}")
 
-# %% ../../nbs/750_report.ipynb #b089644f
+# %% ../../nbs/750_report.ipynb #71bd3d97
 def _batch(source: _Source) -> Markup | str:
     "A few training items as the model gets them."
     dls = getattr(source.learner, "dls", None)
@@ -84,9 +86,8 @@ def _batch(source: _Source) -> Markup | str:
     names = [""] * 16 if targets.is_floating_point() else [vocab[one] for one in targets]
     cards = [card_html(image.float().clamp(0, 1), name, [(breakable(name), "")], longest=160)
              for image, name in zip(images, names)]
-    return card_grid(cards,
-                     "Training images as the model gets them, newly drawn in every epoch.",
-                  small=True)
+    words = "Training images as the model gets them, newly drawn in every epoch."
+    return card_grid(cards, words, small=True)
 
 # %% ../../nbs/750_report.ipynb #0dd885a7
 def _learning_rate(source: _Source) -> Markup | str:
@@ -115,9 +116,9 @@ def _results(source: _Source) -> Markup | str:
               for name in columns] for row in rows]
     return to_html('<div class="wide">{{ table }}</div>', table=table_html(columns, cells, ""))
 
-# %% ../../nbs/750_report.ipynb #04a08642
+# %% ../../nbs/750_report.ipynb #f8c6d083
 _MATRIX = """
-<p>{{ note }}</p><div class="wide"><table class="matrix"><thead><tr><th></th>
+<p>{{ note }}</p><div class="wide"><table class="matrix{{ few }}"><thead><tr><th></th>
 {%- for name in names %}<th><span>{{ name }}</span></th>{% endfor %}</tr></thead><tbody>
 {% for name, total, cells in rows %}<tr><th>{{ name }}</th>
 {%- for taken, count, kind, strength in cells %}
@@ -137,7 +138,7 @@ def _matrix_rows(matrix: torch.Tensor, numbers: list[int], vocab: list[str]) -> 
         rows.append((vocab[number], total, cells))
     return rows
 
-# %% ../../nbs/750_report.ipynb #01ded875
+# %% ../../nbs/750_report.ipynb #d49375f0
 def _confusion(source: _Source, most: int = 48) -> Markup:
     "The confusion matrix as a table."
     vocab, matrix = source.interpretation.vocab, source.interpretation.confusion_matrix()
@@ -149,7 +150,8 @@ def _confusion(source: _Source, most: int = 48) -> Markup:
         shown = set(wrong.argsort(descending=True)[:most].tolist())
         numbers = [number for number in numbers if number in shown]
         note += f" Shown are the {most} most confused of {len(vocab)} classes."
-    return to_html(_MATRIX, note=note, names=[vocab[number] for number in numbers],
+    return to_html(_MATRIX, note=note, few=" few" * (len(vocab) < 9),
+                   names=[vocab[number] for number in numbers],
                    rows=_matrix_rows(matrix, numbers, vocab))
 
 # %% ../../nbs/750_report.ipynb #cde96329
@@ -172,7 +174,7 @@ def _most_confused(source: _Source, count: int = 6) -> Markup:
         pairs.append((breakable(actual), breakable(predicted), often, card_grid(cards)))
     return to_html(_PAIRS, pairs=pairs)
 
-# %% ../../nbs/750_report.ipynb #039178e7
+# %% ../../nbs/750_report.ipynb #7b475cac
 _BAR = """
 {% if score.support %}<div class="bar" title="{{ score.recall }}">
 <i style="left:{{ low }};right:{{ high }}"></i><b style="left:{{ share }}"></b></div>
@@ -191,11 +193,10 @@ def _classes(source: _Source) -> Markup:
         found = f"{share:.0%}" if score.support else "no items"
         rows.append([score.name, score.support, found, bar, f"{score.precision:.0%}",
                      f"{score.f1:.2f}", taken.get(score.name, "")])
-    header = ["class", "items", "found", "95 % interval", "precision", "F1",
-              "most often taken for"]
+    header = ["class", "items", "found", "95 % interval", "precision", "F1", "often taken for"]
     return to_html('<div class="wide">{{ table }}</div>', table=table_html(header, rows, ""))
 
-# %% ../../nbs/750_report.ipynb #3671716c
+# %% ../../nbs/750_report.ipynb #c98c644b
 def _losses(source: _Source, count: int = 12) -> Markup:
     "The items with the largest losses."
     found = source.interpretation
@@ -214,9 +215,8 @@ def _evidence(source: _Source, count: int = 6) -> Markup | str:
     cards = [card_html(image, name, [("predicted", breakable(name)),
                                      ("is", breakable(found.record(place).actual))])
              for image, name, place in zip(images, names, places)]
-    return card_grid(cards,
-                     "The images with the largest losses again, as the model gets them. "
-                  "Red is what speaks for its prediction (Grad-CAM).")
+    return card_grid(cards, "The images with the largest losses again, as the model gets "
+                            "them. Red is what speaks for its prediction (Grad-CAM).")
 
 def _labels(source: _Source, count: int = 12) -> Markup:
     "Labels that look wrong, to be checked by a person."
@@ -225,36 +225,37 @@ def _labels(source: _Source, count: int = 12) -> Markup:
         return to_html("<p>The model is wrong more often than right, so it cannot judge "
                        "labels.</p>")
     if not found: return to_html("<p>No label looks wrong.</p>")
-    cards = [item_card(source.interpretation, error.index,
-                       f"label quality {error.quality:.2f}",
-                   "labelled") for error in found[:count]]
+    judged = source.interpretation
+    cards = [item_card(judged, error.index, f"label quality {error.quality:.2f}", "labelled")
+             for error in found[:count]]
     return card_grid(cards, f"{len(found)} labels may be wrong, by confident learning; the "
                   f"{len(cards)} most suspicious are shown. The model may also simply be "
                   "mistaken: check before you change anything.")
 
-# %% ../../nbs/750_report.ipynb #057f6e02
+# %% ../../nbs/750_report.ipynb #9d8c8a2e
 _CALIBRATION = """
 <p>The model is <b>{{ manner }}</b>: its confidence is off by {{ error }} on average (expected
-calibration error, 15 bins). Dividing its logits by a temperature of {{ temperature }} would
-bring that to {{ scaled }}, measured on images that the temperature was not fitted on.</p>
-{{ chart }}"""
+calibration error, 15 bins). {% if helps %}Dividing its logits by a temperature of
+{{ temperature }} would bring that to {{ scaled }}{% else %}No temperature lowers that: the
+best, {{ temperature }}, would leave it at {{ scaled }}{% endif %}, measured on images that the
+temperature was not fitted on.</p>{{ chart }}"""
 
 def _calibration(source: _Source) -> Markup:
     "The calibration error, what a temperature would do, and the reliability diagram."
     found, temperature = source.interpretation, source.interpretation.temperature()
-    scaled = cross_fitted(found.probabilities, found.targets)
+    error = found.calibration_error()
+    fitted = cross_fitted(found.probabilities, found.targets)
+    scaled = expected_calibration_error(fitted, found.targets)
     figure, ax = new_chart(4.8, 3.3)
     draw_reliability(ax, reliability(found.probabilities, found.targets))
     ax.legend(fontsize=8, frameon=False, loc="upper left")
-    manner = "as confident as it is right"
-    if temperature > 1.05: manner = "too confident"
+    manner = "too confident" if temperature > 1.05 else "as confident as it is right"
     if temperature < 0.95: manner = "not confident enough"
-    return to_html(_CALIBRATION, manner=manner, error=f"{found.calibration_error():.1%}",
-                   temperature=f"{temperature:.2f}",
-                   scaled=f"{expected_calibration_error(scaled, found.targets):.1%}",
+    return to_html(_CALIBRATION, manner=manner, error=f"{error:.1%}", helps=scaled < error,
+                   temperature=f"{temperature:.2f}", scaled=f"{scaled:.1%}",
                    chart=figure_svg(figure, "Share right over confidence"))
 
-# %% ../../nbs/750_report.ipynb #85149a66
+# %% ../../nbs/750_report.ipynb #da607997
 def _facts(learner: object) -> dict[str, object]:
     "What a learner used."
     facts, dls = {}, getattr(learner, "dls", None)
@@ -281,13 +282,15 @@ def _made(source: _Source) -> Markup:
     facts = {"made": datetime.now().strftime("%Y-%m-%d %H:%M"), "petbook": __version__,
              "python": platform.python_version(), "torch": torch.__version__,
              "torchvision": version("torchvision"), **_facts(source.learner)}
-    facts |= {name: value for name, value in (source.settings or {}).items()
+    given = source.settings or {}
+    if given.get("lr"): facts.pop("highest learning rate", None)  # a schedule may just miss it
+    facts |= {name: value for name, value in given.items()
               if name not in facts and value is not None}
     rows = [(name, str(value)) for name, value in facts.items()]
     return to_html('<div class="wide">{{ table }}</div>',
                    table=table_html([], rows, "facts", row_heads=True))
 
-# %% ../../nbs/750_report.ipynb #956620fa
+# %% ../../nbs/750_report.ipynb #19a6b175
 def _sets(source: _Source) -> Markup | str:
     "How large sets must be to hold the right class; nothing for a handful of images."
     found = source.interpretation
@@ -300,9 +303,8 @@ def _known(source: _Source, count: int = 6) -> Markup | str:
     if trust is None or found.items is None or not hasattr(learner, "dls"): return ""
     features, _, logits = training_answers(learner, found.items)
     judged = trust.judge(features, logits).known
-    places = judged.argsort()[:count].tolist()
     cards = card_grid([item_card(found, place, f"known {judged[place]:.2f}")
-                       for place in places])
+                       for place in judged.argsort()[:count].tolist()])
     loader = learner.dls.test_dl(list(found.items[:16]))
     x = torch.cat([learner.to_device(batch)[0] for batch in loader.batches()])
     return known_html(judged, f"{len(trust.truth)} {trust.held_out}", 0.05, cards,

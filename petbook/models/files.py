@@ -45,12 +45,19 @@ def model_digest(
     return digest.hexdigest()
 
 # %% ../../nbs/660_model_files.ipynb #2514a3fe
-def _not_finite(
+_MOST = 1e15  # no network that learned has larger weights, and products of such overflow
+
+def _is_spoiled(tensor: Tensor) -> bool:
+    "Does it hold NaN, infinity, or numbers that soon become infinite?"
+    if not tensor.is_floating_point() or not tensor.numel(): return False
+    low, high = tensor.aminmax()
+    return not (low >= -_MOST and high <= _MOST)  # NaN is in no order
+
+def _spoiled(
     tensors: dict[str, Tensor],  # weights by name
 ) -> list[str]:  # up to three names
-    "Name the weights that hold NaN or infinity."
-    return [quote(name) for name, tensor in tensors.items()
-            if not tensor.isfinite().all()][:3]
+    "Name the weights that a network cannot compute with."
+    return [quote(name) for name, tensor in tensors.items() if _is_spoiled(tensor)][:3]
 
 # %% ../../nbs/660_model_files.ipynb #58240e4b
 def write_model_file(
@@ -65,10 +72,11 @@ def write_model_file(
     # clones, because tied weights share memory and safetensors refuses that
     tensors = {name: tensor.detach().cpu().contiguous().clone()
                for name, tensor in tensors.items()}
-    spoiled = _not_finite(tensors)
+    spoiled = _spoiled(tensors)
     if spoiled:
         raise ModelFileError(f"{file}: not written, because the weights {', '.join(spoiled)} "
-                             "hold NaN or infinity; train again with a smaller learning rate")
+                             "hold NaN, infinity or numbers beyond 1e15; train again with a "
+                             "smaller learning rate")
     envelope = {"format_version": FORMAT_VERSION, "sha256": model_digest(manifest, tensors),
                 "manifest": manifest}
     metadata = {"petbook": json.dumps(envelope, sort_keys=True, allow_nan=False)}
@@ -105,10 +113,11 @@ def read_weights(
         raise ModelFileError(f"{file}: its content does not fit its own SHA-256; at least one "
                              "bit has changed since it was written, so copy or download it "
                              "again")
-    spoiled = _not_finite(tensors)
+    spoiled = _spoiled(tensors)
     if spoiled:
-        raise ModelFileError(f"{file}: the weights {', '.join(spoiled)} hold NaN or infinity; "
-                             "such a model answers nothing, so export a sound one")
+        raise ModelFileError(f"{file}: the weights {', '.join(spoiled)} hold NaN, "
+                             "infinity or numbers beyond 1e15; such a model answers nothing, "
+                             "so export a sound one")
     return tensors
 
 # %% ../../nbs/660_model_files.ipynb #3dfc63ca
@@ -166,7 +175,7 @@ def _activation_name(
                          "own way, which a file cannot hold; a Predictor knows softmax, and "
                          "nothing else")
 
-# %% ../../nbs/660_model_files.ipynb #7dc3853b
+# %% ../../nbs/660_model_files.ipynb #0967aedc
 def _training_summary(
     learner: "Trainer",  # or a `Learner`
 ) -> dict:  # JSON-able
@@ -178,8 +187,9 @@ def _training_summary(
     counts = {split: len(loader.dataset.items) for split, loader in loaders.items()
               if hasattr(loader, "dataset")}
     bits = bit_conditions(learner.device, learner.precision, learner.deterministic)
+    size = sum(weights.numel() for weights in learner.model.parameters())
     return {"epochs": learner.epoch, "seed": learner.seed, "images": counts, "results": rows,
-            "bits": bits}
+            "parameters": size, "bits": bits}
 
 # %% ../../nbs/660_model_files.ipynb #9edbee19
 def blank_batch(
@@ -222,13 +232,14 @@ def model_manifest(
                      "torchvision": torchvision.__version__},
         "training": _training_summary(learner)}
 
-# %% ../../nbs/660_model_files.ipynb #1daa6673
+# %% ../../nbs/660_model_files.ipynb #cfe618d9
 def export_learner(
     learner: "Trainer",  # or a `Learner`
     file: str | Path,  # where to write, `pets.safetensors` for instance
     # go on although transforms are not petbook's? They are then passed to `load_learner`
     allow_foreign: bool = False,
     trust: object = None,  # from `fit_trust`: what images held out told of this very model
+    notes: dict | None = None,  # JSON-able: more to keep in the manifest under "training"
 ) -> Path:  # the file
     "Write a learner as one file that can only be read, not run. Raises `ModelFileError`."
     file = Path(file)
@@ -236,6 +247,7 @@ def export_learner(
         raise ModelFileError(f"{file}: petbook writes no pickle, and a name in {file.suffix} "
                              f"would say so; call it {file.with_suffix('.safetensors').name}")
     manifest, tensors = model_manifest(learner, allow_foreign), learner.model.state_dict()
+    if notes: manifest["training"] |= notes
     if trust is not None:
         entry, more = trust.for_file(learner.model)
         manifest, tensors = manifest | {"trust": entry}, tensors | more

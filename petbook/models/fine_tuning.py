@@ -6,7 +6,7 @@
 __all__ = ['freeze_to', 'freeze', 'unfreeze', 'hold_norms', 'lr_range', 'fit_one_cycle', 'fit_flat_cos', 'fit_sgdr', 'turned',
            'fine_tune_gently', 'try_tuning', 'fine_tune']
 
-# %% ../../nbs/650_fine_tuning.ipynb #e5fde016
+# %% ../../nbs/650_fine_tuning.ipynb #45ca382f
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ..core import check_choice, check_range
+from ..training.events import as_callbacks
 from ..training.schedules import flat_cos, one_cycle, sgdr
 from ..training.optimizers import group_parameters, norm_types
 from ..training.trainer import Trainer
@@ -242,6 +243,12 @@ def try_tuning(
     fine_tune_gently(trial, epochs, **settings)
     return before, error()
 
+# %% ../../nbs/650_fine_tuning.ipynb #9855c967
+def _for_trials(cbs: object) -> list["Callback"]:
+    "The callbacks that a trial needs too: those that say `run_trial`, as a budget of minutes."
+    return [callback for callback in as_callbacks(cbs)
+            if getattr(callback, "run_trial", False)]
+
 # %% ../../nbs/650_fine_tuning.ipynb #4b6680d2
 _TRIAL_NEEDS = 500  # training images
 
@@ -310,7 +317,7 @@ def _start(
     if trainer.progress.table: print(f"{trainer.head_choice}; {why}")
     return tune
 
-# %% ../../nbs/650_fine_tuning.ipynb #e36d5e05
+# %% ../../nbs/650_fine_tuning.ipynb #186fb828
 def fine_tune(
     trainer: "Trainer",  # or a `Learner`
     epochs: int,  # epochs with everything learning
@@ -337,7 +344,8 @@ def fine_tune(
         _freeze_if_divided(trainer)
         fit_one_cycle(trainer, freeze_epochs, slice(base_lr), pct_start=0.99, phase="frozen",
                       cbs=cbs, **both)
-    elif not _start(trainer, epochs, head, dict(base_lr=base_lr, lr_mult=lr_mult, **late)):
+    elif not _start(trainer, epochs, head, dict(base_lr=base_lr, lr_mult=lr_mult,
+                                                cbs=_for_trials(cbs), **late)):
         return
     before = _standing(trainer, measured=head is not None)
     if head is None:

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['EarlyStoppingCallback', 'SaveModelCallback', 'Tracker', 'EarlyStopping', 'SaveModel', 'ReduceLROnPlateau',
-           'CSVLogger', 'TensorBoard']
+           'CSVLogger', 'TimeBudget', 'TensorBoard']
 
-# %% ../../nbs/560_tracking.ipynb #746d6462
+# %% ../../nbs/560_tracking.ipynb #a9453998
 import csv
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core import check_choice, check_range, check_whole
-from .events import Callback
+from .events import Callback, CancelFit
 from ..writing import whole_file
 
 # %% ../../nbs/560_tracking.ipynb #69fe44fd
@@ -159,7 +160,45 @@ class CSVLogger(Callback):
             if self.earlier.partition("\n")[0] != ",".join(table.columns): writer.writeheader()
             writer.writerows(table.rows)
 
-# %% ../../nbs/560_tracking.ipynb #e278eb85
+# %% ../../nbs/560_tracking.ipynb #3c8f8b49
+@dataclass(eq=False)
+class TimeBudget(Callback):
+    "End a fit when another epoch would go beyond a number of minutes since this was made."
+    minutes: float  # from the moment in which this was made; a resumed run counts on
+
+    order, run_valid, run_trial = 65, False, True
+    earlier, fits = 0.0, 0  # seconds of an earlier process; fits so far
+
+    def __post_init__(self) -> None:
+        check_range("minutes", self.minutes, 0, open_low=True)
+        self.begun = self.mark = time.monotonic()
+
+    def used(self) -> float:
+        "Seconds so far."
+        return self.earlier + time.monotonic() - self.begun
+
+    def before_fit(self, trainer) -> None:
+        self.fits += 1
+        if self.fits == 1 or self.used() < 60 * self.minutes: return
+        print(f"the {self.minutes:g} minutes are used up: nothing more is trained")
+        raise CancelFit
+
+    def before_epoch(self, trainer) -> None: self.mark = time.monotonic()
+
+    def after_epoch(self, trainer) -> None:
+        last = time.monotonic() - self.mark
+        if self.used() + last <= 60 * self.minutes: return
+        trainer.stopped = True
+        if trainer.epoch < trainer.last_epoch:
+            print(f"another epoch would go beyond the {self.minutes:g} minutes: stopping "
+                  f"after {trainer.epoch}")
+
+    def state_dict(self) -> dict: return {"used": self.used()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.earlier = state["used"] - (time.monotonic() - self.begun)
+
+# %% ../../nbs/560_tracking.ipynb #b02dd909
 class TensorBoard(Callback):
     """Write losses, learning rates and metrics for TensorBoard, after every epoch.
 
@@ -193,3 +232,7 @@ class TensorBoard(Callback):
 
     def cleanup_fit(self, trainer) -> None:
         if self.writer is not None: self.writer.close()
+
+    def state_dict(self) -> dict: return {"done": self.done}
+
+    def load_state_dict(self, state: dict) -> None: self.done = state["done"]

@@ -94,7 +94,7 @@ def read_changes(
 ) -> list[dict[str, str]]:  # one per change, in order
     "Read the changes written in a log; none if there is no such file yet."
     if not Path(file).exists(): return []
-    with open(file, newline="", encoding="utf-8") as stream:
+    with open(file, newline="", encoding="utf-8", errors="surrogateescape") as stream:
         return list(csv.DictReader(stream))
 
 # %% ../../nbs/840_changes.ipynb #fb93a9d5
@@ -104,7 +104,8 @@ def _row_text(change: dict, header: bool) -> bytes:
     writer = csv.DictWriter(text, _COLUMNS, restval="")
     if header: writer.writeheader()
     writer.writerow(change)
-    return text.getvalue().encode()
+    # bytes of a name that are no UTF-8 stand there as they are: undo has to find the file
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 def _write_change(file: Path, change: dict) -> None:
     "Append one row, whole or not at all, and see it onto the disk. Raises `WriteError`."

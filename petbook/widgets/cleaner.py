@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import DataError
-from ..display import escape, image_html, new_figure, to_html
+from ..display import escape, image_html, new_figure, short_name, to_html
 from ..interpretation.interpretation import ClassificationInterpretation
 from .changes import (CleaningPlan, Suspect, apply_changes, free_path,
                                      list_suspects, relabelled_path, undo_changes)
@@ -236,12 +236,13 @@ def _cleaner_view(cleaner):
 def _draw_card(pane, suspect: Suspect, action: str, label: str) -> None:
     "One image with what is known of it, and what is chosen."
     pane.imshow(np.asarray(image_card(suspect.path)))
-    pane.set_title(f"labelled {suspect.given}\nmodel: {suspect.predicted} "
+    given, predicted = short_name(suspect.given, 24), short_name(suspect.predicted, 24)
+    pane.set_title(f"labelled {given}\nmodel: {predicted} "
                    f"{suspect.probability:.2f}, loss {suspect.loss:.2f}", fontsize=7.5,
                    parse_math=False)
     fill = {"keep": "white", "remove": "#f4b6b6", "relabel": "#ffe0ac"}[action]
-    pane.text(0.5, -0.12, f"{action} {label}".strip(), transform=pane.transAxes, ha="center",
-              fontsize=8, parse_math=False,
+    pane.text(0.5, -0.12, f"{action} {short_name(label, 24)}".strip(),
+              transform=pane.transAxes, ha="center", fontsize=8, parse_math=False,
               bbox={"boxstyle": "round,pad=0.3", "fc": fill, "ec": "0.6", "lw": 0.8})
 
 # %% ../../nbs/845_cleaner.ipynb #3d8b807e
@@ -249,7 +250,8 @@ def _draw_cleaner(cleaner):
     "The still figure of an `ImageClassifierCleaner`."
     figure = new_figure(9.5, 4.6)
     top, bottom = figure.subfigures(2, 1, height_ratios=[0.3, 4])
-    shown = (f"label: {cleaner.given or 'all classes'}     split: {cleaner.split or 'all'}    "
+    given = short_name(cleaner.given or "all classes")
+    shown = (f"label: {given}     split: {cleaner.split or 'all'}    "
              " "
              f"first: {cleaner.order}     {plan_text(cleaner)}")
     top.text(0.01, 0.4, shown, fontsize=9, parse_math=False)

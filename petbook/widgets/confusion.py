@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from ..core import ImageError, check_choice, check_range
-from ..display import image_html, new_figure, to_html
+from ..display import image_html, new_figure, short_name, to_html
 from ..images.opening import open_image
 from ..images.readers import read_source
 from ..interpretation.interpretation import ClassificationInterpretation
@@ -103,7 +103,7 @@ def _cell_html(explorer) -> str:
 # %% ../../nbs/835_confusion_explorer.ipynb #69999fd7
 def _draw_matrix(ax, explorer) -> None:
     "The confusion matrix with the chosen cell framed; numbers where there is room for them."
-    names, matrix = explorer.vocab, explorer.matrix
+    names, matrix = list(map(short_name, explorer.vocab)), explorer.matrix
     ax.imshow(np.sqrt(matrix.numpy()), cmap="Blues")
     size = 8 if len(names) <= 12 else 4.5
     ax.set_xticks(range(len(names)), names, rotation=90, fontsize=size, parse_math=False)
@@ -119,7 +119,7 @@ def _draw_matrix(ax, explorer) -> None:
 # %% ../../nbs/835_confusion_explorer.ipynb #3db77655
 def _draw_confusion(explorer):
     "The still figure of a `ConfusionExplorer`."
-    figure, names = new_figure(9.5, 4.2), explorer.vocab
+    figure, names = new_figure(9.5, 4.2), list(map(short_name, explorer.vocab))
     left, right = figure.subfigures(1, 2, width_ratios=[1.05, 1])
     _draw_matrix(left.subplots(), explorer)
     actual, predicted = names[explorer.actual], names[explorer.predicted]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import ImageError
-from ..display import image_html, new_figure, to_html
+from ..display import image_html, new_figure, short_name, to_html
 from ..images.opening import open_image
 from ..inference.predictor import load_learner
 from .confusion import image_card
@@ -104,14 +104,14 @@ def _draw_upload(classifier):
         right.text(0, 0.5, "[ choose photographs ]", fontsize=11)
         return figure
     left.imshow(np.asarray(result["image"]))
-    left.set_title(result["name"], fontsize=8, parse_math=False)
+    left.set_title(short_name(result["name"]), fontsize=8, parse_math=False)
     ranked = sorted(zip(result["probabilities"], classifier.vocab),
                     reverse=True)[:classifier.top]
     right.barh(range(len(ranked)), [value for value, _ in ranked],
                color=["tab:orange"] + ["0.8"] * (len(ranked) - 1))
     for row, (value, name) in enumerate(ranked):
-        right.text(value, row, f"  {name} {value:.2f}", va="center", fontsize=9,
-                   parse_math=False)
+        right.text(value, row, f"  {short_name(name, 24)} {value:.2f}", va="center",
+                   fontsize=9, parse_math=False)
     right.set(xlim=(0, 1.5), ylim=(len(ranked) - 0.5, -0.5))
     return figure
 
