@@ -151,7 +151,7 @@ def card_command(model: str, data: str | None, labels: str, overwrite: bool, out
     say_next(f"read {card}, and add a line `license:` at its head; then hand it on with the "
              "model")
 
-# %% ../../nbs/887_using.ipynb #7642f740
+# %% ../../nbs/887_using.ipynb #6d2817e7
 @click.command("export", cls=Parts, short_help="Write an ONNX graph, or a page for browsers.")
 @click.argument("model")
 @click.option("--to", type=Word(("onnx", "web", "safetensors")), default="onnx",
@@ -169,10 +169,7 @@ def export_command(model: str, to: str, int8: bool, out: str | None, images: str
                    overwrite: bool) -> None:
     """Export a model, and say how well its answers agree with the model's. MODEL is the folder
     of a run, or its model.safetensors."""
-    exporting, file = late("cli.exporting"), late("cli.run_folders").model_file(model)
-    target = exporting.target_of(file, to, out)
-    late("cli.judging").new_file(target / "index.html" if to == "web" else target, overwrite)
-    exporting.export_model(file, to, out, images, int8)
+    late("cli.exporting").export_model(model, to, out, images, int8, overwrite=overwrite)
 
 # %% ../../nbs/887_using.ipynb #e727956e
 def verdict(
