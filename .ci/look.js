@@ -103,7 +103,7 @@
       for (let up = one; !next && up !== main; up = up.parentElement) next = up.nextElementSibling;
       while (next && next.classList.contains('cell') && !next.textContent.trim() &&
              !next.querySelector('img,svg')) next = next.nextElementSibling;
-      if (next && next.id.startsWith('api-')) return false;
+      if (next && (next.id.startsWith('api-') || next.querySelector('math'))) return false;
       return !next || /^(P|H\d|HR|SECTION)$/.test(next.tagName);
     }).map(one => one.textContent.trim().slice(-90));
     found.empty = [...main.querySelectorAll('.cell-output')].filter(one =>

@@ -68,7 +68,7 @@ def draw_flow(files):
     for start, end, words in ARROWS:
         (x1, y1, w1, *_), (x2, y2, w2, *_) = BOXES[start], BOXES[end]
         x1, x2 = x1 + w1 / 2, x2 + w2 / 2
-        aside = 8 if x2 >= x1 else -8
+        aside = -8 if x1 != x2 and x1 + x2 < 480 else 8  # outside of a fork
         parts.append(f'<line x1="{x1:g}" y1="{y1 + 36}" x2="{x2:g}" y2="{y2 - 2}" stroke="#7a8794" '
                      'marker-end="url(#tip)"/>'
                      f'<text x="{(x1 + x2) / 2 + aside:g}" y="{(y1 + 36 + y2) / 2 + 4:g}" font-size="11" '
@@ -117,7 +117,8 @@ def public_names(module):
             comment = re.search(r"  #\s*(.+)$", lines[node.end_lineno - 1])
             if name == "__all__": listed = ast.literal_eval(node.value)
             else: said[name] = comment[1] if comment else worth(node.value)
-    defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+               and not any("command" in ast.unparse(one) for one in node.decorator_list)}
     return [(name, said[name], name in defined) for name in listed if name in said]
 
 
