@@ -118,7 +118,7 @@ def _without_advice() -> Iterator[None]:
     try: yield
     finally: logging.disable(before)
 
-# %% ../../nbs/808_int8.ipynb #d0dc2307
+# %% ../../nbs/808_int8.ipynb #4884b941
 @contextmanager
 def _working_folder(
     size: int,  # bytes of the graph
@@ -127,7 +127,8 @@ def _working_folder(
     try:
         check_writable(tempfile.gettempdir(), 4 * size)
         with tempfile.TemporaryDirectory() as folder: yield Path(folder)
-    except WriteError: raise
+    except WriteError as error:
+        raise WriteError(f"{error} (the environment variable TMPDIR names it)") from error
     except OSError as error:
         raise WriteError("eight bits need room for temporary files, and they could not be "
                          f"written ({error.strerror or error}); make room, or name another "
