@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .run_folders import model_file
+from .run_folders import model_file, new_file
 from ..core import DataError, WriteError, cache_folder, check_choice
 from ..display import say
 from ..drawing.pets import get_pets
@@ -73,12 +73,6 @@ def steps_of(
 # %% ../../nbs/882_exporting.ipynb #e1c247ea
 FORMATS = ("onnx", "web", "safetensors")
 
-def _check_free(file: Path, overwrite: bool) -> None:
-    "Raise `DataError` if a file is there and may not be replaced."
-    if file.exists() and not overwrite:
-        raise DataError(f"{file} is there already; --overwrite replaces it, or name another "
-                        "with --out")
-
 def target_of(
     model: Path,  # the model file
     to: str,  # one of `FORMATS`
@@ -89,7 +83,7 @@ def target_of(
     check_choice("to", to, FORMATS)
     if to == "web":
         folder = Path(out or model.with_name("web"))
-        _check_free(folder / "index.html", overwrite)
+        new_file(folder / "index.html", overwrite)
         return folder
     target = Path(out or model.with_suffix(f".{to}"))
     if target.suffix != f".{to}" and not target.is_dir():
@@ -99,7 +93,7 @@ def target_of(
     if target.exists() and target.samefile(model):
         raise ValueError(f"{model}: this is a safetensors file already; name another file or "
                          "folder to copy it to")
-    _check_free(target, overwrite)
+    new_file(target, overwrite)
     return target
 
 # %% ../../nbs/882_exporting.ipynb #7e373aca

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from petbook.cli.runs import Run
     from petbook.data.dataloaders import DataLoaders
     from petbook.models.learner import Learner
+    from petbook.training.lr_finder import LRFind
 
 # %% ../../nbs/881_fitting.ipynb #866c2813
 def fitting_batch(
@@ -125,7 +126,7 @@ def make_learner(
 def choose_lr(
     learner: "Learner",  # as it will begin to train
     report: Callable[[str], None] = say,  # called with each line of news
-):  # (the learning rate, the result of `lr_find`)
+) -> "tuple[float, LRFind]":  # the learning rate, the result of `lr_find`
     "Take the `minimum` of `lr_find`, within 5e-4 and 1e-2, or 2e-3 if there is none."
     found = learner.lr_find(show_plot=False, suggest_funcs=minimum)
     if found.minimum is None:
@@ -141,7 +142,7 @@ def settle_lr(
     learner: "Learner",  # as it will begin to train
     kept: float | None,  # what an interrupted run had found
     report: Callable[[str], None] = say,  # called with each line of news
-):  # (the learning rate, the result of `lr_find` or None)
+) -> "tuple[float, LRFind | None]":  # the learning rate, the result of `lr_find`
     "Take the learning rate that was kept, or asked for, or usual, or found."
     if kept is not None: return kept, None
     if settings.lr is not None:
@@ -183,7 +184,7 @@ def fit(
     dls: "DataLoaders",  # the data
     report: Callable[[str], None] = say,  # called with each line of news
     run: "Run | None" = None,  # keeps checkpoints, and goes on from them
-):  # (a trained learner, the result of `lr_find` or None)
+) -> "tuple[Learner, LRFind | None]":  # trained; the result of `lr_find`
     "Build the network, settle the learning rate and fine-tune (from random weights: train)."
     learner = make_learner(settings, dls)
     for line in _network_lines(settings, learner): report(line)

@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from .parser import Parts, Word
+
+if TYPE_CHECKING: from petbook.interpretation.scores import Comparison
 
 # %% ../../nbs/887_using.ipynb #33d0f88c
 @contextmanager
@@ -175,7 +177,7 @@ def export_command(model: str, to: str, int8: bool, out: str | None, images: str
 def verdict(
     first: str,  # a run
     second: str,  # another
-    found,  # the `Comparison`
+    found: "Comparison",  # of the two, image by image
 ) -> list[str]:  # lines
     "Say which of two runs is better, and whether that may be luck."
     total = found.both + found.only_first + found.only_second + found.neither
