@@ -88,14 +88,19 @@ def _workers(reader: DataLoader) -> list:
     "The worker processes of a reader that has started."
     return list(getattr(reader._iterator, "_workers", ()))
 
+def _unwatch(reader: DataLoader) -> None:
+    "Let torch not take the end of a reader's workers for an accident."
+    iterator = reader._iterator
+    if _workers(reader) and iterator._worker_pids_set:
+        torch.utils.data._utils.signal_handling._remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False
+
 def _stop(reader: DataLoader) -> None:
     "End a reader's workers at once, without waiting for what they are reading."
     workers, iterator = _workers(reader), reader._iterator
     # a forked process has a copy of the reader, but not the workers
     if not workers or workers[0]._parent_pid != os.getpid(): return
-    # torch would take their end for an accident
-    torch.utils.data._utils.signal_handling._remove_worker_pids(id(iterator))
-    iterator._worker_pids_set = False
+    _unwatch(reader)
     for worker in workers: worker.kill()
     iterator._shutdown_workers()
     reader._iterator = None
@@ -144,8 +149,8 @@ def _free_reader(loader: "Loader") -> DataLoader:
 
 # %% ../../nbs/345_workers.ipynb #2b2668d7
 def _is_death(error: BaseException | None) -> bool:
-    "Is this torch's message that a worker is gone?"
-    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+    "Is this torch's message that a worker is gone, and not one that a worker sent?"
+    return isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
 
 def _ended_by(error: BaseException) -> BaseException | None:
     "The error about a dead worker that made somebody end a pass, if that was the reason."
@@ -178,9 +183,11 @@ def fetch(
     except GeneratorExit as end:  # broken off between two batches: the workers can go on
         whole = all(worker.is_alive() for worker in _workers(reader))
         death = _ended_by(end)
-        if death is not None: raise _explain_death(death, _workers(reader)) from death
-        raise
+        if death is None: raise
+        _unwatch(reader)
+        raise _explain_death(death, _workers(reader)) from death
     except Exception as error:
+        _unwatch(reader)  # or torch tells of the next worker's end in the middle of this
         problem = _explain_death(error, _workers(reader))
         if problem is None: raise
         raise problem from error
