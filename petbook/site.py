@@ -81,12 +81,14 @@ def signature_text(
 def _table(rows: list[tuple[str, str, str, str]]) -> str:
     "The parameters as a table of Markdown; empty if there is nothing to say."
     if not any(any(row[1:]) for row in rows): return ""
-    cell = lambda text, mark="": f"{mark}{text}{mark}".replace("|", "\\|") if text else ""
+    # pandoc keeps the backslash of an escaped bar inside code, so the bar stands outside
+    bars = lambda text: text.replace("|", "\\|")
+    code = lambda text: (" \\| ".join(f"`{bars(part)}`" for part in text.split(" | "))
+                         if text else "")
     lines = ["::: {.parameters}", "", "| parameter | type | default | meaning |",
              "|:------|:------|:----|:------------|"]
     for name, kind, default, words in rows:
-        lines.append(f"| {cell(name, '`')} | {cell(kind, '`')} | {cell(default, '`')} | "
-                     f"{cell(words)} |")
+        lines.append(f"| {code(name)} | {code(kind)} | {code(default)} | {bars(words)} |")
     return "\n".join([*lines, "", ":::"])
 
 class Signature:
@@ -99,7 +101,8 @@ class Signature:
         title_level: int = 3,  # of the heading
     ):
         self.thing, self.level = thing, title_level
-        self.name = name or getattr(thing, "__qualname__", None) or str(thing)
+        self.name = name or getattr(thing, "__qualname__", None)
+        self.name = self.name or getattr(thing, "name", None) or str(thing)  # of a command
 
     def _repr_markdown_(self) -> str:
         parts = [f"{'#' * self.level} {self.name} {{#api-{self.name}}}"]
