@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from nbdev.serve import proc_nbs
 
 sys.path.insert(0, str(Path(__file__).parent))
+import live  # noqa: E402
 from site_html import make_site, rendered  # noqa: E402
 
 HEIGHT, TABLES = 15_000, 90  # pixels at 1300 with the folds closed; tables that scroll in their own box
@@ -93,9 +94,9 @@ def faults_of(source, views):
     }
 
 
-def report(pages, found, links):
+def report(pages, found, links, sliders):
     "Print the table and the faults; gives whether a limit is broken."
-    listed = {"broken links and anchors": links}
+    listed = {"broken links and anchors": links, "sliders that differ from torch, or fail a hand": sliders}
     for source, views in found.items():
         for kind, what in faults_of(source, views).items():
             listed.setdefault(kind, []).extend((source, one) for one in what)
@@ -136,7 +137,8 @@ def main():
     twice = [("_quarto.yml", f"two pages named {name}") for name in set(pages.values())
              if list(pages.values()).count(name) > 1]
     links = [*broken_links(pages, found, folder), *deployed(pages), *twice]
-    bad = report(pages, found, links)
+    sliders = [(live.SOURCE, fault) for fault in live.faults_of(browser, folder / pages[live.SOURCE])]
+    bad = report(pages, found, links, sliders)
     if not options.only_changed: shutil.rmtree(folder)
     print(f"{time.time() - started:.0f} s")
     sys.exit(bad)

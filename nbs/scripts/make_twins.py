@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 
 SECTIONS = (("Start", r"index|nbs/tutorials/"), ("How to", r"nbs/how-to/"),
+            ("Explanation", r"nbs/explanation/"),
             ("Pages about the whole", r"nbs/(rooms|reference|benchmarks|survives|differences|glossary)\."),
-            ("Rooms", r"nbs/"), ("Project", r"C"))
+            ("Solutions of the exercises", r"nbs/solutions/"), ("Rooms", r"nbs/"), ("Project", r"C"))
 
 
 def front_matter(text):
