@@ -107,6 +107,7 @@ from .models.probe import *
 from .models.discriminant import *
 from .models.image_size import *
 from .models.choosing import *
+from .models.freezing import *
 from .models.fine_tuning import *
 from .models.schema import *
 from .models.headers import *

@@ -22,8 +22,8 @@ from ..training.lr_finder import LRFind, lr_find
 from .files import export_learner
 from .heads import create_vision_model, layer_groups
 from .probe import Probe, linear_probe
-from .fine_tuning import (
-    fine_tune, fit_flat_cos, fit_one_cycle, fit_sgdr, freeze, freeze_to, lr_range, unfreeze)
+from .fine_tuning import fine_tune, fit_flat_cos, fit_one_cycle, fit_sgdr
+from .freezing import freeze, freeze_to, lr_range, unfreeze
 from .growing import KnownFeatures, with_class
 from .new_images import (
     loader_to_ask, predict_augmented, predict_item, show_predictions)
