@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from machine import describe_machine
 
 HERE = Path(__file__).resolve().parent
 SYSTEMS = ("petbook", "fastai", "torchvision", "torchvision, whole batch", "kornia")
@@ -389,7 +390,7 @@ def main():
                 answer = workers[name].ask(do="time", training=training, round=turn)
                 assert answer["shape"] == [64, 3, 224, 224] and answer["finite"], (name, answer)
                 if turn: taken.append(answer["seconds"] * 1000)  # the first turn warms up
-        result = {"what": "64 pictures, 460 -> 224, milliseconds", "machine": {"cpu_count": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        result = {"what": "64 pictures, 460 -> 224, milliseconds", "measured_on": describe_machine(),
                   "versions": {name: worker.ready for name, worker in workers.items()}, "time": {}, "quality": [], "pictures": {kind: kinds.count(kind) for kind in set(kinds)}}
         for (name, training), taken in times.items():
             if taken: result["time"].setdefault(name, {})["train" if training else "valid"] = {"min": min(taken), "median": statistics.median(taken)}

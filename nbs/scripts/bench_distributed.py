@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from machine import describe_machine
+
 RUNS = {"one": 1, "two": 2, "halves": 1}  # name -> processes
 
 
@@ -92,7 +94,7 @@ def main():
             rows.append({"seed": seed} | {name: run(seed, name, scratch) for name in RUNS})
             print(f"seed {seed}:", ", ".join(f"{name} {rows[-1][name]['error']:.1%} wrong, {rows[-1][name]['seconds']:.2f} s an epoch" for name in RUNS), flush=True)
     gaps = {name: [row[name]["error"] - row["one"]["error"] for row in rows] for name in RUNS if name != "one"}
-    result = {"cores": os.cpu_count(), "precision": rows[0]["one"]["precision"], "rows": rows,
+    result = {"measured_on": describe_machine(), "precision": rows[0]["one"]["precision"], "rows": rows,
               "error": {name: statistics.mean(row[name]["error"] for row in rows) for name in RUNS},
               "gap": {name: {"mean": statistics.mean(gap), "standard_error": statistics.stdev(gap) / len(gap) ** 0.5} for name, gap in gaps.items()},
               "epoch_seconds": {name: min(row[name]["seconds"] for row in rows) for name in RUNS}}

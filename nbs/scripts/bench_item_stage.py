@@ -11,12 +11,13 @@ from memory. The table is printed and written to nbs/scripts/results/item_stage.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from machine import describe_machine
 
 FASTAI = "fastai==2.8.12"
 SIZE = 460
@@ -138,7 +139,6 @@ def main():
     arguments = parser.parse_args()
     if arguments.serve: return serve(arguments.serve)
 
-    import torch
 
     from petbook.all import atomic_path
     from petbook.all import get_pets
@@ -160,7 +160,7 @@ def main():
         "measured": "processor time of one process with one thread, fastest round",
         "twelve_megapixel_file_mb": round(size_mb, 2),
         "peer": versions(python),
-        "petbook_on": {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability(), "machine": platform.machine()},
+        "measured_on": describe_machine(),
         "rows": rows,
     }
     with atomic_path(Path(__file__).parent / "results" / "item_stage.json") as path: path.write_text(json.dumps(result, indent=1) + "\n")

@@ -14,12 +14,13 @@ import argparse
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from machine import describe_machine
 
 FASTAI = "fastai==2.8.12"
 PATTERN = r"(.+)_\d+.jpg$"
@@ -104,7 +105,7 @@ def serve(library):
     out = os.dup(1)
     os.dup2(2, 1)  # whatever the library prints must not be taken for an answer
     measures = Measures(library)
-    if library == "petbook": import petbook.data.block  # noqa: F401
+    if library == "petbook": import petbook.all  # noqa: F401
     else: import fastai.vision.all  # noqa: F401
     answers = os.fdopen(out, "w")
     print("ready", file=answers, flush=True)
@@ -211,7 +212,6 @@ def main():
     arguments = parser.parse_args()
     if arguments.serve: return serve(arguments.serve)
 
-    import torch
 
     from petbook.all import atomic_path
     from petbook.all import get_pets
@@ -221,7 +221,7 @@ def main():
     count = len(list(folder.rglob("*.jpg")))
     file = Path(__file__).parent / "results" / "loader.json"
     result = json.loads(file.read_text()) if file.exists() else {}
-    result |= {"petbook_on": {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability(), "machine": platform.machine(), "cores": os.cpu_count()}}
+    result |= {"measured_on": describe_machine()}
     with tempfile.TemporaryDirectory() as scratch:
         if "passes" in arguments.only:
             print(f"{count} {'photographs' if arguments.images else 'drawn pets'}, no workers, {arguments.rounds} rounds in turn, the fastest counts")

@@ -10,8 +10,6 @@ normalise, network, softmax, name.
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+
+from machine import describe_machine
 
 from petbook.all import BatchStage, Normalize, aug_transforms
 from petbook.all import create_vision_model
@@ -80,7 +80,7 @@ def main():
                     hand, petbook = fastest([lambda: by_hand(file, model, names, precision), lambda: predictor.predict(file)], given.repeats)
                     rows.append({"case": f"{arch}, {precision}, {what}", "hand_ms": round(hand, 2), "petbook_ms": round(petbook, 2), "ratio": round(petbook / hand, 3)})
                     print(f"{rows[-1]['case']:40} by hand {hand:7.1f} ms   petbook {petbook:7.1f} ms   ratio {petbook / hand:.2f}")
-    results = {"rows": rows, "repeats": given.repeats, "threads": torch.get_num_threads(), "processors": os.cpu_count(), "torch": torch.__version__, "machine": platform.machine()}
+    results = {"rows": rows, "repeats": given.repeats, "threads": torch.get_num_threads(), "measured_on": describe_machine()}
     target = Path(__file__).parent / "results" / "predict.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(results, indent=1) + "\n")

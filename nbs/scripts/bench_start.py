@@ -12,13 +12,14 @@ The figures are added to nbs/scripts/results/start.json.
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from machine import describe_machine
 
 FILE = Path(__file__).resolve().parent / "results" / "start.json"
 BARE = "import torch, torchvision"
@@ -71,10 +72,9 @@ def main():
     parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), help="parts to measure; the others keep their last figures")
     options = parser.parse_args()
 
-    import torch
 
     found = json.loads(FILE.read_text()) if FILE.exists() else {}
-    found["machine"] = {"cores": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__}
+    found["measured_on"] = describe_machine()
     for part in options.only:
         found[part] = parts[part](options)
         print(part, json.dumps(found[part], indent=1), flush=True)

@@ -14,13 +14,14 @@ Rounds are interleaved; the least time of each counts.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 import venv
 from pathlib import Path
+
+from machine import describe_machine
 
 HERE = Path(__file__).resolve().parent
 
@@ -194,10 +195,9 @@ def main():
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.system: return one_system(options.system, options.folder)
-    import torch
 
     found = json.loads(options.out.read_text()) if options.out.exists() else {}
-    found["machine"] = {"processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found["measured_on"] = describe_machine()
     if "overhead" in options.only:
         cases = [("one layer", 8, 200, "fp32", 10), ("petnet", 96, 6, "fp32", 8), ("petnet", 96, 6, "auto", 8), ("resnet34", 224, 2, "auto", 4)]
         found["overhead"] = [overhead(*case) for case in cases]

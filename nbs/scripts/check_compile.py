@@ -10,15 +10,14 @@ speed   milliseconds per batch with and without, in turn, the least of each; and
 """
 import argparse
 import json
-import platform
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from machine import describe_machine
 from bench_training import batches, seconds, trainer_for
 from petbook.all import aug_transforms
 from petbook.all import isolated_randomness, random_stream
@@ -128,7 +127,7 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE / "results" / "compile.json")
     options = parser.parse_args()
     found = json.loads(options.out.read_text()) if options.out.exists() else {}
-    found["machine"] = {"processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found["measured_on"] = describe_machine()
     if "checks" in options.only: found["checks"] = check_small() | check_petnet()
     if "speed" in options.only:
         found["rows"] = [speed(precision, frozen, options.rounds) for precision in ("fp32", "auto") for frozen in (True, False)]

@@ -8,13 +8,14 @@ petbook's own from the same files. Written to results/onnx.json.
 """
 import argparse
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
 
 import onnxruntime
 import torch
+
+from machine import describe_machine
 
 from petbook.all import (
     CategoryBlock, DataBlock, ImageBlock, RandomSplitter, RegexLabeller, Resize, aug_transforms, efficientnet_lite0, export_onnx,
@@ -69,7 +70,7 @@ def main():
         for name, found in zip(("32 bits", "8 bits"), ask(graphs, files, wanted)):
             rows.append({"graph": name} | found)
             print(rows[-1], flush=True)
-    kept = {"rows": rows, "network": "efficientnet_lite0 with a linear probe", "machine": platform.machine(),
+    kept = {"rows": rows, "network": "efficientnet_lite0 with a linear probe", "measured_on": describe_machine(),
             "versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}}
     Path(__file__).with_name("results").joinpath("onnx.json").write_text(json.dumps(kept, indent=1) + "\n")
 

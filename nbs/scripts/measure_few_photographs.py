@@ -16,12 +16,13 @@ causes   fastai's algorithm on one split, with one thing changed at a time
 import argparse
 import json
 import math
-import platform
 import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from machine import describe_machine
 
 from petbook.all import (
     CategoryBlock, DataBlock, ImageBlock, KFoldSplitter, RandomSplitter, RegexLabeller, Resize, atomic_path, aug_transforms,
@@ -288,7 +289,7 @@ def main():
         print(f"{name} ({time.perf_counter() - began:.0f} s)", flush=True)
     record = read(options.results)
     record |= summarise(record["pieces"])
-    record["machine"] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": platform.processor() or platform.machine()}
+    record["measured_on"] = describe_machine()
     write(options.results, record)
     for part in ("sizes by precision", "classes", "folds", "tests"):
         for name, line in record[part].items(): print(f"{name:52} {line}")

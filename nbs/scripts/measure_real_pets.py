@@ -10,11 +10,10 @@ Needs a folder of photographs named like `great_pyrenees_12.jpg` and the trunk's
 import argparse
 import json
 import math
-import platform
 import time
 from pathlib import Path
 
-import torch
+from machine import describe_machine
 
 from petbook.all import aug_transforms
 from petbook.all import mobilenet_v1
@@ -148,7 +147,7 @@ def main():
             options.results.write_text(json.dumps(record, indent=1) + "\n")
     record = read(options.results)
     record["summary"] = summarise(record["pieces"])
-    record["machine"] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": platform.processor() or platform.machine()}
+    record["measured_on"] = describe_machine()
     options.results.write_text(json.dumps(record, indent=1) + "\n")
     for name, line in record["summary"].items(): print(f"{name:48} {line}")
 

@@ -6,12 +6,11 @@
 __all__ = ['describe_value', 'label_items', 'explain_unlabelled', 'drop_unlabelled', 'split_items', 'unassigned_positions',
            'Datasets', 'split_vocab', 'build_datasets']
 
-# %% ../../nbs/370_building.ipynb #3493b862
+# %% ../../nbs/370_building.ipynb #719da5e2
 import sys
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import DataError
-from .files import PathList
 from .labels import CategoryBlock, callable_name, encode_labels
 from .layouts import crossed_split
 from .items import class_counts, find_items, take_items
@@ -205,13 +203,11 @@ def _warn_of_unseen(counts: dict[str, tuple[int, int]]) -> None:
                   f"items): {', '.join(unseen[:5])}{' …' if len(unseen) > 5 else ''}; "
                   "StratifiedSplitter puts some of each class on both sides", stacklevel=5)
 
-# %% ../../nbs/370_building.ipynb #2b74cc71
+# %% ../../nbs/370_building.ipynb #79102d97
 def _warn_of_odd_items(data: Datasets) -> None:
     "Warn of a ready-made split that is crossed, of twins and of files listed twice."
     sides = data.train, data.valid
-    sources = [*data.train.items, *data.valid.items] if not all(
-        isinstance(side.items, PathList) for side in sides
-    ) else PathList(chain(data.train.items, data.valid.items))
+    sources = data.train.items + data.valid.items
     labels = [data.vocab[target] for side in sides for target in side.targets.tolist()]
     if said := crossed_split(data.train.items, data.valid.items):
         warnings.warn(said, stacklevel=5)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageReport', 'verify_images']
 
-# %% ../../nbs/395_checking.ipynb #1b5ac88a
+# %% ../../nbs/395_checking.ipynb #8d194d13
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,16 +23,20 @@ from .files import get_image_files
 from .datasets import item_name
 from .loaders import first_few
 from ..display import is_watched
+from ..images.limits import one_large_at_a_time
 from ..images.opening import open_image
 from ..images.readers import read_source
 
-# %% ../../nbs/395_checking.ipynb #0c9db5b4
+# %% ../../nbs/395_checking.ipynb #a93e4564
 def _check_file(
     item: object,  # whatever `open_image` takes, or what a reader makes that of
     reader: Sequence[Callable] = (),  # of the item stage
 ) -> tuple[str | None, np.ndarray | None]:  # what is wrong (None: nothing), fingerprint
     "Decode an image as training would, and compute its fingerprint."
-    try: return None, image_fingerprint(open_image(read_source(item, reader), (64, 64)))
+    try:
+        with one_large_at_a_time():
+            image = open_image(read_source(item, reader), (64, 64))
+            return None, image_fingerprint(image)
     except ImageError as error: return error.reason, None
 
 # %% ../../nbs/395_checking.ipynb #d6d8b1ce

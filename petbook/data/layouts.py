@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_split', 'class_depth', 'FolderLabeller', 'find_labels', 'Layout', 'read_layout', 'crossed_split']
 
-# %% ../../nbs/325_layouts.ipynb #7707ff31
+# %% ../../nbs/325_layouts.ipynb #a2db2108
 import os
 import re
 import warnings
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core import DataError
-from .files import describe_left_out, get_image_files, left_out_files
+from .files import (
+    describe_left_out, file_names, get_image_files, left_out_files)
 from .labels import RegexLabeller, parent_label, using_attr
 from .names import doubt_folders, doubt_names, split_role
 
@@ -322,14 +323,15 @@ def _ready_roles(folders: Sequence[str]) -> tuple[dict[str, str], dict[str, str]
     return {folder: split_role(parts[depth]) for folder, parts in zip(folders, below)
             } if len(names) > 1 else {}, names
 
-# %% ../../nbs/325_layouts.ipynb #ae5e2288
+# %% ../../nbs/325_layouts.ipynb #1fca87c2
 def crossed_split(
     train: Sequence,  # what is trained on
     valid: Sequence,  # what is validated on
 ) -> str | None:  # None if there is no ready-made split, or if it is kept
     "Say that images of a ready-made split's validation or test folder are trained on."
     def folders(side):
-        return Counter(os.path.dirname(item) for item in side if isinstance(item, (str, Path)))
+        return Counter(os.path.dirname(item) for item in file_names(side)
+                       if isinstance(item, (str, Path)))
 
     sides = folders(train), folders(valid)
     roles, names = _ready_roles(sorted({*sides[0], *sides[1]}))

@@ -6,7 +6,7 @@
 __all__ = ['spelling_key', 'twin_classes', 'RenamedLabels', 'describe_twins', 'repeated_files', 'describe_repeats',
            'warn_of_twins']
 
-# %% ../../nbs/368_twins.ipynb #771fe946
+# %% ../../nbs/368_twins.ipynb #b427f341
 import os
 import re
 import unicodedata
@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from .files import file_names
 
 # %% ../../nbs/368_twins.ipynb #5ab91549
 def spelling_key(
@@ -91,13 +93,13 @@ def _file_identity(source: object) -> object:
     except (OSError, ValueError): return os.path.abspath(source)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(source)
 
-# %% ../../nbs/368_twins.ipynb #311aa5cf
+# %% ../../nbs/368_twins.ipynb #dc7ea434
 def repeated_files(
     sources: Sequence,  # what images are opened from
 ) -> list[list[int]]:  # groups of two and more positions that hold one file
     "Find files that occur several times, under one name or several."
     groups: dict[object, list[int]] = {}
-    for place, source in enumerate(sources):
+    for place, source in enumerate(file_names(sources)):
         identity = _file_identity(source)
         if identity is not None: groups.setdefault(identity, []).append(place)
     return [group for group in groups.values() if len(group) > 1]

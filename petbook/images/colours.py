@@ -66,7 +66,8 @@ def to_srgb(
         warnings.warn(f"its colour profile cannot be used ({error}); taken as sRGB")
         return image
     if transform is None: return image
-    converted = ImageCms.applyTransform(image.convert(mode), transform)
+    pixels = image if image.mode == mode else image.convert(mode)  # no copy in vain
+    converted = ImageCms.applyTransform(pixels, transform)
     if alpha is not None: converted.putalpha(alpha)
     converted.info.pop("icc_profile", None)
     return converted

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reading_problem', 'open_image']
 
-# %% ../../nbs/105_opening.ipynb #d79300db
+# %% ../../nbs/105_opening.ipynb #6e5f1a3c
 import io
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..core import ImageError
 from .colours import to_srgb
 from .formats import (
     check_regular, first_bytes, image_format, open_header, raster_formats, unknown_format)
-from .limits import check_pixels, check_scans
+from .limits import await_turn, check_pixels, check_scans
 from .notes import decoder_notes, say_notes
 from .values import array_to_pil, rgb_colour, tensor_to_pil, to_rgb
 
@@ -39,7 +39,7 @@ def _upright(image: Image.Image) -> Image.Image:
     turn = _TURNS[_orientation(image)]
     return image if turn is None else image.transpose(turn)
 
-# %% ../../nbs/105_opening.ipynb #c2885ad7
+# %% ../../nbs/105_opening.ipynb #d6608ced
 class _How(NamedTuple):
     "What is wanted of an image."
 
@@ -52,11 +52,14 @@ def _decode(
     how: _How,  # what is wanted of it
 ) -> Image.Image:  # upright, mode RGB, sRGB
     "Decode, at reduced scale where that is allowed, turn upright and bring to RGB."
+    # the EXIF of a PNG may stand behind its pixels, which are then decoded to reach it
+    if image.format != "JPEG": await_turn(image.width * image.height)
     if how.min_size is not None:
         lying = _orientation(image) >= 5
         height, width = how.min_size[::-1] if lying else how.min_size
         # JPEG only: the smallest of 1, 1/2, 1/4, 1/8 that leaves this much
         image.draft(None, (width, height))
+    await_turn(image.width * image.height)
     image.load()
     return to_rgb(to_srgb(_upright(image)), how.background)
 

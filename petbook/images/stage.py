@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_stateless', 'ItemStage', 'from_config']
 
-# %% ../../nbs/140_item_stage.ipynb #506b96c9
+# %% ../../nbs/140_item_stage.ipynb #f4d31f9a
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import core
 from ..core import Configured, ModelFileError
 from . import cropping, resizing
-from .limits import pixel_limit
+from .limits import one_large_at_a_time, pixel_limit
 from .opening import open_image
 from .readers import as_reader, function_name, read_source
 from .transforms import (
@@ -36,7 +36,7 @@ def _ignoring_generator(function: Callable, item: object, generator: object = No
     "Call a function of a reader in the place of a transform."
     return function(item)
 
-# %% ../../nbs/140_item_stage.ipynb #315ec810
+# %% ../../nbs/140_item_stage.ipynb #219af428
 class ItemStage(Configured):
     "Open an image and run the item transforms on it: what a loader does for each file."
 
@@ -71,8 +71,9 @@ class ItemStage(Configured):
         return self._open_source(read_source(item, self.reader))
 
     def _prepared(self, item: object) -> Tensor:
-        image = self.open(item)
-        return self.tfms[0].prepare(image) if self.tfms else image
+        with one_large_at_a_time():
+            image = self.open(item)
+            return self.tfms[0].prepare(image) if self.tfms else image
 
     def prepare(
         self,
