@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['pixel_limit', 'check_pixels', 'count_scans', 'check_scans', 'one_large_at_a_time', 'await_turn']
 
-# %% ../../nbs/103_limits.ipynb #1fbc89d1
+# %% ../../nbs/103_limits.ipynb #4b68da4d
+import ctypes
 import os
 import re
 import threading
@@ -106,7 +107,7 @@ def check_scans(
         raise ImageError(None, f"this JPEG has {scans} scans, each a pass over the whole "
                          f"image, and none needs more than {_MOST_SCANS}; save it again")
 
-# %% ../../nbs/103_limits.ipynb #b864df0b
+# %% ../../nbs/103_limits.ipynb #5a65f5c9
 _LARGE = 2**25  # pixels: 100 MB once decoded
 _turn, _here = threading.Lock(), threading.local()
 
@@ -114,6 +115,11 @@ def _new_turn() -> None:
     "Begin a child process with a turn that nobody holds."
     global _turn
     _turn = threading.Lock()
+
+def _trim() -> None:
+    "Give back what threads have freed: glibc keeps it for each of them otherwise."
+    try: ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError): pass  # another C library
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_new_turn)
 
@@ -138,3 +144,4 @@ def await_turn(
     taken = _turn  # after a fork there is another
     taken.acquire()
     held.append(taken)
+    _trim()  # after the large image of the thread before
