@@ -274,7 +274,7 @@ def regroup_model(
     replace_last(model, layer)
     return KnownFeatures(features, targets, list(groups), known.of_body)
 
-# %% ../../nbs/668_growing.ipynb #b3f38c0e
+# %% ../../nbs/668_growing.ipynb #63575e1a
 def without_classes(
     vocab: Sequence[str],  # the classes that there are
     names: Sequence[str],  # those to remove
@@ -294,7 +294,8 @@ def merged_classes(
     if missing: raise DataError(_no_class(missing[0], vocab))
     joined = list(dict.fromkeys(old))
     if len(joined) < 2:
-        raise DataError(f"{new!r} would be {joined} alone; name two classes to merge, at least")
+        raise DataError(f"{new!r} would be {joined} alone; name two classes to merge, at "
+                        "least")
     if new in vocab and new not in joined:
         raise DataError(f"there is a class {new!r} already; name it among those to merge, or "
                         "choose another name")
