@@ -92,7 +92,7 @@ def picked(own, larger):
     "What `pick_head` would take: the rule of nbs/647_choosing.ipynb, on measured numbers."
     fair = [one for one in own.values() if one["error"] <= own["probe"]["error"]]
     best = min(fair, key=lambda one: one["loss"])
-    more = [one for one in larger.values() if one["error"] <= 0.9 * best["error"] and one["loss"] <= best["loss"]]
+    more = [one for one in larger.values() if one["error"] <= best["error"] and one["loss"] <= best["loss"]]
     return min(more, key=lambda one: one["loss"], default=best)
 
 

@@ -62,7 +62,7 @@ def try_heads(
     return [Candidate("probe", size, *tried[best], weight, bias),
             Candidate("discriminant", size, found.loss, found.error, found.weight, found.bias)]
 
-# %% ../../nbs/647_choosing.ipynb #5e129b9e
+# %% ../../nbs/647_choosing.ipynb #e8be6f53
 def pick_head(
     candidates: Sequence[Candidate],  # the first is the one to beat
 ) -> Candidate:
@@ -70,7 +70,7 @@ def pick_head(
     first = candidates[0]
     fair = [one for one in candidates if one.error <= first.error]
     best = min((one for one in fair if one.size == first.size), key=lambda one: one.loss)
-    larger = [one for one in fair if one.size > first.size and one.error <= 0.9 * best.error
+    larger = [one for one in fair if one.size > first.size and one.error <= best.error
               and one.loss <= best.loss]
     return min(larger, key=lambda one: one.loss, default=best)
 
