@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import exp, nn, tensor
 
 from .core import *
+from .plain_data import *
 from .writing import *
 from .memory import *
 from .fonts import *

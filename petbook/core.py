@@ -6,21 +6,19 @@
 __all__ = ['printable', 'PetbookError', 'DataError', 'DownloadError', 'WriteError', 'ModelFileError', 'TrainingError',
            'ImageError', 'check_choice', 'check_range', 'check_whole', 'size_pair', 'range_pair', 'stream_seed',
            'random_stream', 'isolated_randomness', 'default_device', 'cache_folder', 'temporary_name', 'sweep',
-           'atomic_path', 'image_to_tensor', 'tensor_to_image', 'Configured', 'from_config']
+           'atomic_path', 'image_to_tensor', 'tensor_to_image']
 
-# %% ../nbs/000_core.ipynb #41d9faae
+# %% ../nbs/000_core.ipynb #6bcb0de3
 import hashlib
-import inspect
 import os
 import platform
 import random
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import partial
 from numbers import Integral
 from pathlib import Path
 
@@ -296,72 +294,3 @@ def tensor_to_image(
         image = (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
     pixels = image.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-# %% ../nbs/000_core.ipynb #3feb89d0
-_own_classes = {}  # name -> class, for petbook's own subclasses of Configured
-
-class Configured:
-    "Something that can be made again from its constructor's arguments."
-
-    def __init_subclass__(cls, **options):
-        super().__init_subclass__(**options)
-        if cls.__module__.startswith("petbook."): _own_classes[cls.__name__] = cls
-
-    def config(
-        self,
-    ) -> dict:  # the class's name and its arguments, as JSON holds them
-        "Write down what `from_config` needs; an argument that is a function becomes None."
-        arguments = {}
-        for name in inspect.signature(type(self)).parameters:
-            value = getattr(self, name)
-            if callable(value): value = None
-            arguments[name] = list(value) if isinstance(value, tuple) else value
-        return {"name": type(self).__name__} | arguments
-
-    def __repr__(self) -> str:
-        values = {parameter.name: (getattr(self, parameter.name), parameter.default)
-                  for parameter in inspect.signature(type(self)).parameters.values()}
-        told = [f"{name}={value!r}" for name, (value, usual) in values.items()
-                if value != usual]
-        return f"{type(self).__name__}({', '.join(told)})"
-
-# %% ../nbs/000_core.ipynb #5d793abd
-def _arguments_again(
-    arguments: dict,  # as JSON gives them
-    again: Callable,  # builds a nested transform of its config
-) -> dict:  # as the constructor takes them
-    "Build nested transforms, and make tuples of lists."
-    made = {name: tuple(value) if isinstance(value, list) else value
-            for name, value in arguments.items()}
-    if "tfms" in made: made["tfms"] = [again(tfm) for tfm in made["tfms"]]
-    if "tfm" in made: made["tfm"] = again(made["tfm"])
-    return made
-
-# %% ../nbs/000_core.ipynb #4d8663cf
-def from_config(
-    config: dict,  # what `config()` gave, perhaps by way of a file
-    family: type | tuple[type, ...],  # the result is an object of one of these
-    what: str,  # the family in words, for messages: "item transform"
-) -> Configured:
-    "Build a thing of petbook's again from `config`; raise `ModelFileError` for anything else."
-    family = family if isinstance(family, tuple) else (family,)
-    known = {kind.__name__: kind for kind in (*_own_classes.values(), *family)
-             if issubclass(kind, family)}
-    arguments = dict(config) if isinstance(config, dict) else {}
-    name = arguments.pop("name", None)
-    if name == "foreign":
-        raise ModelFileError(f"the {what} {arguments.get('class')} is not petbook's own, and "
-                             "code cannot be kept in a model file; pass it when you load the "
-                             "file, or use it in training only")
-    again = partial(from_config, family=family, what=what)
-    try:
-        if name not in known:
-            raise ValueError(f"{name!r} is no {what} of petbook's; it has {', '.join(known)}")
-        built = known[name](**_arguments_again(arguments, again))
-        if built.config()["name"] == name: return built
-        raise ValueError(f"{name} only holds code of others")
-    except ModelFileError: raise
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        article = "an" if what[0] in "aeiou" else "a"
-        raise ModelFileError(
-            f"cannot build {article} {what} from {config!r:.300}: {error}") from error

@@ -15,7 +15,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ..core import Configured, check_choice, check_range, size_pair
+from ..core import check_choice, check_range, size_pair
+from ..plain_data import Configured
 
 # %% ../../nbs/200_matrices.ipynb #8b326c96
 def uniforms(

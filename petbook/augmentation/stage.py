@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .. import core
+from .. import plain_data
 from ..core import check_range
 from .matrices import BatchTransform, Dihedral, Flip
 from .geometry import RandomResizedCropGPU, Rotate, Warp, Zoom
@@ -214,4 +214,4 @@ def from_config(
     config: dict,  # from a stage's or a transform's `config`
 ) -> BatchStage | BatchTransform:
     "Build a stage or a batch transform again; raise `ModelFileError` for anything else."
-    return core.from_config(config, (BatchStage, BatchTransform), "batch transform")
+    return plain_data.from_config(config, (BatchStage, BatchTransform), "batch transform")

@@ -12,8 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import core
-from ..core import Configured, ModelFileError
+from .. import plain_data
+from ..core import ModelFileError
+from ..plain_data import Configured
 from . import cropping, resizing
 from .limits import one_large_at_a_time, pixel_limit
 from .opening import open_image
@@ -151,4 +152,4 @@ def from_config(
             raise ModelFileError(
                 f"its images were read by {str(config['reader'])[:120]}, and code cannot be "
                 "kept in a model file; pass it again: load_learner(file, reader=[…])")
-    return core.from_config(config, (ItemTransform, ItemStage), "item transform")
+    return plain_data.from_config(config, (ItemTransform, ItemStage), "item transform")

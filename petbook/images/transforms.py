@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core import Configured, ImageError, isolated_randomness, tensor_to_image
+from ..core import ImageError, isolated_randomness, tensor_to_image
+from ..plain_data import Configured
 from .values import full_scale, rgb_tensor, to_rgb
 
 # %% ../../nbs/110_transforms.ipynb #93a97b2c
