@@ -1,6 +1,7 @@
 """Write the pages that are made from the notebooks themselves: nbs/rooms.qmd (number, title, what one can
 do after it, which rooms it needs, and how data flow through them) and nbs/reference.qmd (every public name
-with a line). `--check` says whether both are up to date. Run `nbdev_export` first."""
+with a line), nbs/references.qmd (the papers of references.bib, and which pages name them). `--check` says
+whether all are up to date. Run `nbdev_export` first."""
 import ast
 import json
 import re
@@ -150,7 +151,43 @@ def make_reference():
     return "\n".join(lines)
 
 
-PAGES = {NBS / "rooms.qmd": make_rooms, NBS / "reference.qmd": make_reference}
+def read_papers():
+    "The entries of references.bib, as dictionaries."
+    text = (NBS / "references.bib").read_text(encoding="utf-8")
+    return [dict(re.findall(r"^ *(\w+) = \{(.*?)\},?$", entry, re.M)) | {"key": key}
+            for key, entry in re.findall(r"^@\w+\{(\w+),\n(.*?)^\}", text, re.M | re.S)]
+
+
+def naming_pages(paper):
+    "Links to the pages that name a paper."
+    for path in [*sorted(NBS.glob("*.ipynb")), *sorted(NBS.glob("*/*.ipynb"))]:
+        if path.name == "897_site_pages.ipynb" or path.parent.name == "solutions": continue  # examples
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        if any(paper.get(field) and paper[field] in text for field in ("eprint", "found")):
+            place = path.relative_to(NBS).as_posix()
+            title = re.search(r"^# (.+)$", text, re.M)[1]
+            yield f"[{path.name[:3] if path.name[0].isdigit() else title}]({place})"
+
+
+def make_references():
+    "The page of papers as text."
+    lines = ["---", "title: References", "subtitle: The papers behind petbook's methods, and the pages that "
+             "use them", "---", "",
+             "Where a page names a preprint, it links to this list. `references.bib`, beside the notebooks, holds "
+             "the same for BibTeX.", "", "::: {.rooms}", "", "| paper | used in |", "|:---------------|:---|"]
+    for paper in sorted(read_papers(), key=lambda one: (one["author"].replace(" and others", "")
+                                                      .split(",")[0].split()[-1], one["year"])):
+        number = paper.get("eprint")
+        anchor = f"arxiv-{number.replace('.', '-')}" if number else paper["key"]
+        link = f" [arXiv:{number}](https://arxiv.org/abs/{number})" if number else ""
+        lines.append(f"| []{{#{anchor}}}{paper['author']}. *{paper['title']}*. {paper['journal']}.{link} "
+                     f"| {' '.join(naming_pages(paper))} |")
+    return "\n".join([*lines, "", ":::", ""])
+
+
+PAGES = {NBS / "rooms.qmd": make_rooms, NBS / "reference.qmd": make_reference,
+         NBS / "references.qmd": make_references}
 
 if __name__ == "__main__":
     for page, make in PAGES.items():

@@ -63,7 +63,8 @@ def page_markdown(path, folder):
         text = re.sub(r"\{\{< include (\S+) >\}\}",
                       lambda found: (path.parent / found[1]).read_text(encoding="utf-8"), text)
         text = re.sub(r"```\{=html\}.*?```\n?", "", text, flags=re.S)
-    text = re.sub(r"^:::.*\n?", "", text, flags=re.M)
+    text = re.sub(r"^:::.*\n?", "", text, flags=re.M).replace("){.word}", ")")
+    text = re.sub(r"\[([^\]]+)\]\{#[\w-]+\}", r"\1", text)
     text = re.sub(r"\]\((?!https?:)([\w./-]*/)?(?:\d+[a-zA-Z0-9]*_)?([\w-]+)\.(?:ipynb|qmd|html)", r"](\1\2.md", text)
     return fields, re.sub(r"\n{3,}", "\n\n", text).strip(), name
 
