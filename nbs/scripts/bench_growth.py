@@ -24,6 +24,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from machine import describe_machine
+
 from petbook.all import (
     BatchStage, CategoryBlock, DataBlock, FusedStep, ImageBlock, ItemStage, Normalize, Predictor, RandomSplitter, RegexLabeller, Resize,
     Trainer, aug_transforms, create_vision_model, get_image_files, get_pets, image_to_tensor, isolated_randomness, layer_groups, freeze,
@@ -33,8 +35,6 @@ from petbook.interpretation.scores import class_scores
 from petbook.losses.metrics import confusion_counts
 from petbook.models.logistic import solve_probe
 
-try: from machine import describe_machine
-except ImportError: describe_machine = None  # an older checkout
 FILE = Path(__file__).parent / "results" / "growth.json"
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -267,7 +267,7 @@ def main():
     options = parser.parse_args()
     if options.quick: options.rounds = 1
     found = json.loads(FILE.read_text()) if FILE.exists() and not options.quick else {}
-    if describe_machine: found["measured_on"] = describe_machine()
+    found["measured_on"] = describe_machine()
     found["threads"] = torch.get_num_threads()
     for part in options.only:
         try: rows = parts[part](options)
