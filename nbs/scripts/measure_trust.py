@@ -127,10 +127,13 @@ def others(train, y, weight, bias, parts):
     return found
 
 
-def one_draw(data, draw, held_breeds=5, parts=5, penalty=3e-3):
-    """Keep some breeds out, train on the rest: each detector's separation, and the p-values.
+def split_of(data, draw, held_breeds=5, parts=5, dealt=False):
+    """Keep some breeds out, and split the others: features and class numbers of training images,
+    and features of known (validation) and near images.
 
-    The penalty is the one that the probe chooses for all images."""
+    The validation images are drawn at random, or dealt, so that every class has just as many training
+    images. Then new images have one neighbour of their own class more than the training images have
+    among themselves, and fewer are refused than was asked for."""
     z, y, classes = data["z"], data["y"], len(data["vocab"])
     stream = random_stream(draw, "known or not")
     breeds = torch.randperm(classes, generator=stream)
@@ -139,43 +142,71 @@ def one_draw(data, draw, held_breeds=5, parts=5, penalty=3e-3):
     number[breeds[held_breeds:].sort().values] = torch.arange(classes - held_breeds)
     rows = (~near).nonzero().flatten()
     rows = rows[torch.randperm(len(rows), generator=stream)]
-    valid = even_folds(y[rows], parts) == draw % parts
-    train, ytrain = z[rows[~valid]], number[y[rows[~valid]]]
-    weight, bias, _ = solve_probe(train, ytrain, classes - held_breeds, [penalty])
-    images = {"known": z[rows[valid]], "near": z[near], "far": torch.cat(list(data["far"].values()))}
+    valid = torch.arange(len(rows)) < len(rows) // parts
+    if dealt: valid = even_folds(y[rows], parts) == draw % parts
+    return z[rows[~valid]], number[y[rows[~valid]]], z[rows[valid]], z[near]
+
+
+def fit_draw(train, y, classes, penalty=3e-3):
+    """A head and a detector from training images; the penalty is the one that the probe chooses
+    for all images."""
+    weight, bias, _ = solve_probe(train, y, classes, [penalty])
+    held, _ = fold_logits(train, y, classes, penalty)
+    return weight, bias, fit_detector(train, held)
+
+
+def one_draw(data, draw, held_breeds=5):
+    "Each detector's separation of known images from near and far ones; ten images of each class."
+    train, y, known_images, near = split_of(data, draw, held_breeds, dealt=True)
+    weight, bias, ours = fit_draw(train, y, len(data["vocab"]) - held_breeds)
+    images = {"known": known_images, "near": near, "far": torch.cat(list(data["far"].values()))}
     logits = {kind: one @ weight.T + bias for kind, one in images.items()}
-    held, _ = fold_logits(train, ytrain, classes - held_breeds, penalty)
-    ours = fit_detector(train, held)
-    gauss = fit_gaussians(train, ytrain)
+    gauss = fit_gaussians(train, y)
     scores = {"largest probability": {kind: one.softmax(1).amax(1) for kind, one in logits.items()},
               "energy": {kind: energy(one) for kind, one in logits.items()},
               "largest logit": {kind: largest_logit(one) for kind, one in logits.items()},
               "Mahalanobis": {kind: -gauss.distances(one).amin(1) for kind, one in images.items()},
               "third neighbour": {kind: -neighbour_distance(one, train) for kind, one in images.items()},
               "energy and neighbour": {kind: ours.scores(images[kind], logits[kind]) for kind in images}}
-    scores |= others(train, ytrain, weight, bias, images)
-    return ({name: {kind: separation(one["known"], one[kind]) for kind in ("near", "far")}
-             for name, one in scores.items()},
-            {kind: ours.p_values(images[kind], logits[kind]) for kind in images})
+    scores |= others(train, y, weight, bias, images)
+    return {name: {kind: separation(one["known"], one[kind]) for kind in ("near", "far")}
+            for name, one in scores.items()}
 
 
-def known(options, draws=10):
+def judged(data, draws, dealt, held_breeds=5):
+    """p-values of known, near and far images, and the share of known ones refused at 5 %.
+
+    A draw's images share one detector, so the interval is made of the draws, not of the images."""
+    p, shares = {"known": [], "near": [], "far": []}, []
+    for draw in range(draws):
+        train, y, images, near = split_of(data, draw, held_breeds, dealt=dealt)
+        weight, bias, ours = fit_draw(train, y, len(data["vocab"]) - held_breeds)
+        for kind, one in {"known": images, "near": near, "far": torch.cat([*data["far"].values()])}.items():
+            p[kind].append(ours.p_values(one, one @ weight.T + bias))
+        shares.append((p["known"][-1] <= 0.05).double().mean().item())
+    found = mean_range(shares)
+    return p, {"value": found["mean"], "low": round(found["mean"] - found["half"], 4),
+               "high": round(found["mean"] + found["half"], 4), "draws": draws,
+               "count": sum(map(len, p["known"]))}
+
+
+def known(options, draws=10, long=20):
     "Known or not, on photographs and on drawn pets."
     result = {"shares": SHARES, "draws": draws}
     for name in "photographs", "drawn":
         data = torch.load(options.cache / f"{name}.pt")
         found = [one_draw(data, draw) for draw in range(draws)]
-        rows = {detector: {kind: mean_range([one[0][detector][kind] for one in found])
-                           for kind in ("near", "far")} for detector in found[0][0]}
+        rows = {detector: {kind: mean_range([one[detector][kind] for one in found])
+                           for kind in ("near", "far")} for detector in found[0]}
         rows = dict(sorted(rows.items(), key=lambda one: one[1]["near"]["mean"]))
-        p = {kind: torch.cat([one[1][kind] for one in found]) for kind in found[0][1]}
-        count = len(p["known"])
-        refused = wilson_interval(int((p["known"] <= 0.05).sum()), count)._asdict()
-        result[name] = {"separation": rows, "refused": refused | {"count": count},
-                        "caught": {kind: [round((one <= share).double().mean().item(), 4)
+        p, refused = judged(data, long, False)
+        result[name] = {"separation": rows, "refused": refused,
+                        "refused_dealt": judged(data, long // 2, True)[1],
+                        "strangers": {kind: len(one) for kind, one in data["far"].items()},
+                        "caught": {kind: [round((torch.cat(one) <= share).double().mean().item(), 4)
                                           for share in SHARES] for kind, one in p.items()}}
         print(name, {one: (row["near"]["mean"], row["far"]["mean"]) for one, row in rows.items()},
-              refused, {kind: (one <= 0.05).double().mean().item() for kind, one in p.items()})
+              refused, result[name]["refused_dealt"], flush=True)
     write("known", result)
 
 
@@ -381,8 +412,11 @@ def uneven(options, draws=10):
     found, sizes, ways = [uneven_draw(data, draw) for draw in range(draws)], sorted(set(COUNTS)), {}
     for name in found[0][1]:
         recalls = [torch.tensor(one[name]["recall"]) for _, one in found]
-        groups = {"rare": lambda counts: counts <= 5, "frequent": lambda counts: counts >= 30}
-        ways[name] = {"balanced_accuracy": mean_range([one.mean() for one in recalls])}
+        groups = {"rare": lambda counts: counts <= 5, "frequent": lambda counts: counts >= 30,
+                  "middle": lambda counts: (counts > 5) & (counts < 30)}
+        plain = [torch.tensor(one["plain"]["recall"]) for _, one in found]
+        ways[name] = {"balanced_accuracy": mean_range([one.mean() for one in recalls]),
+                      "gain": mean_range([(one - other).mean() for one, other in zip(recalls, plain)])}
         ways[name] |= {group: mean_range([one[chosen(counts)].mean() for one, (counts, _)
                                           in zip(recalls, found)])
                        for group, chosen in groups.items()}

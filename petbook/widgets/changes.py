@@ -19,20 +19,22 @@ from pathlib import Path
 
 from ..core import DataError, WriteError, check_choice
 
-# %% ../../nbs/840_changes.ipynb #c186b60a
+# %% ../../nbs/840_changes.ipynb #86cc1daa
 @dataclass
 class Suspect:
     "An image whose label may be wrong, and what the model answers for it."
 
     path: Path  # where it is now
     split: str  # "train", "valid", or another name
-    given: str  # its label
+    given: str  # its label; "" if it has none yet
     predicted: str  # the model's answer
     probability: float  # of that answer, in [0, 1]
     loss: float  # of its label
     quality: float  # of its label, in [0, 1]: near 0 it looks wrong
     likely: str = ""  # the label that confident learning suggests, or ""
     removed: bool = False  # has it been moved away?
+    second: str = ""  # the class that comes next, of an image without a label
+    known: float | None = None  # p-value of being known, of an image without a label
 
 # %% ../../nbs/840_changes.ipynb #c52130d1
 def list_suspects(
@@ -67,12 +69,14 @@ def free_path(
         path = path.with_name(f"{stem}{separator}{number}{path.suffix}")
     return path
 
-# %% ../../nbs/840_changes.ipynb #19ea39e4
+# %% ../../nbs/840_changes.ipynb #516db878
 def relabelled_path(
     path: Path,  # the file as it is called now
-    given: str,  # its present label
+    given: str,  # its present label; "" if it has none
     new: str,  # its new label
     taken: Iterable[Path] = (),  # places that other files are about to take
+    # where images without a label go when they get one: a folder for each class
+    labelled: str | Path | None = None,
 ) -> Path | None:  # where it belongs, or None if neither folder nor name tells the class
     """Find a file's place under another label. Raises `DataError` for a label that is no
     file name."""
@@ -80,6 +84,8 @@ def relabelled_path(
         raise DataError(f"the label {new!r} cannot be the name of a folder or a file, so no "
                         "file "
                         "can be moved there")
+    if not given:
+        return free_path(Path(labelled) / new / path.name, taken) if labelled else None
     if path.parent.name == given: return free_path(path.parent.parent / new / path.name, taken)
     if path.name.startswith(f"{given}_"):
         return free_path(path.with_name(new + path.name[len(given):]), taken)
@@ -217,7 +223,7 @@ def undo_changes(
                                    "new": batch})
     return last
 
-# %% ../../nbs/840_changes.ipynb #32a60edf
+# %% ../../nbs/840_changes.ipynb #20a170c9
 class CleaningPlan:
     "What is to become of each image; nothing happens until it is carried out."
 
@@ -247,14 +253,18 @@ class CleaningPlan:
         self,
         given: str | None = None,  # only this label; all if None
         split: str | None = None,  # only this split; all if None
-        # "loss": highest first; "label error": likely label errors, then by label quality
+        # "loss": highest first; "label error": likely label errors, then by label quality;
+        # "suggested": as they were suggested, those without a label alone
         order: str = "loss",
     ) -> list[int]:  # indices into `suspects`
         "The images that are still there, most suspicious first."
-        check_choice("order", order, ("loss", "label error"))
-        keys = {"loss": lambda index: -self.suspects[index].loss,
+        check_choice("order", order, ("loss", "label error", "suggested"))
+        keys = {"suggested": lambda index: index,
+                "loss": lambda index: -self.suspects[index].loss,
                 "label error": lambda index: (not self.suspects[index].likely,
                                               self.suspects[index].quality)}
         there = [index for index, one in enumerate(self.suspects) if not one.removed
-                 and given in (None, one.given) and split in (None, one.split)]
+                 and given in (None, one.given or one.predicted)
+                 and split in (None, one.split)
+                 and not (order == "suggested" and one.given)]
         return sorted(there, key=keys[order])
