@@ -153,7 +153,7 @@ def suspect_html(
                    second=suspect.second,
                    strange=suspect.known is not None and suspect.known <= 0.05)
 
-# %% ../../nbs/845_cleaner.ipynb #b1696223
+# %% ../../nbs/845_cleaner.ipynb #9b00a4e3
 _BORDERS = {"keep": "2px solid transparent", "remove": "2px solid #d62728",
             "relabel": "2px solid #ff9f1c"}
 
@@ -163,7 +163,8 @@ def _suspect_card(cleaner, index: int, changed: Callable):
 
     suspect, chosen = cleaner.plan.suspects[index], cleaner.plan.choices.get(index,
             ("keep", ""))
-    options = [("keep" if suspect.given else "later", ("keep", "")), ("remove", ("remove", ""))]
+    options = [("keep" if suspect.given else "later", ("keep", "")),
+               ("remove", ("remove", ""))]
     near = [] if suspect.given else [suspect.predicted, *filter(None, [suspect.second])]
     options += [(f"label: {name}", ("relabel", name)) for name in
                 dict.fromkeys([*near, *cleaner.plan.vocab]) if name != suspect.given]
