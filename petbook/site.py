@@ -78,6 +78,11 @@ def signature_text(
     return f"{word}{name}(\n    " + ",\n    ".join(parts) + ")"
 
 # %% ../nbs/895_site.ipynb #948121b1
+def _options(text: str) -> str:
+    "A text in which pandoc makes no dash of the two hyphens of an option."
+    return re.sub(r"(`[^`]*`)|(?<![\w-])--(?=\w)", lambda found: found[1] or r"\-\-",
+                  text)
+
 def _table(rows: list[tuple[str, str, str, str]]) -> str:
     "The parameters as a table of Markdown; empty if there is nothing to say."
     if not any(any(row[1:]) for row in rows): return ""
@@ -88,7 +93,8 @@ def _table(rows: list[tuple[str, str, str, str]]) -> str:
     lines = ["::: {.parameters}", "", "| parameter | type | default | meaning |",
              "|:------|:------|:----|:------------|"]
     for name, kind, default, words in rows:
-        lines.append(f"| {code(name)} | {code(kind)} | {code(default)} | {bars(words)} |")
+        words = _options(bars(words))
+        lines.append(f"| {code(name)} | {code(kind)} | {code(default)} | {words} |")
     return "\n".join([*lines, "", ":::"])
 
 class Signature:
@@ -111,6 +117,7 @@ class Signature:
             parts.append(f"::: {{.signature}}\n```python\n{code}\n```\n:::")
             rows = parameters_of(self.thing)
         except (OSError, TypeError, SyntaxError): rows = []  # made without a source
-        words = inspect.getdoc(self.thing)
-        if words: parts.append(words)
+        words = getattr(self.thing, "help", None)  # of a command
+        if not isinstance(words, str): words = inspect.getdoc(self.thing)
+        if words: parts.append(_options(words))
         return "\n\n".join([*parts, *filter(None, [_table(rows)])])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cross_tempered', 'TemperatureChoice', 'choose_temperature']
 
-# %% ../../nbs/715_calibration.ipynb #d11f597f
+# %% ../../nbs/715_calibration.ipynb #21aa96da
 import math
 from dataclasses import dataclass
 
@@ -14,43 +14,59 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import DataError, random_stream
-from .scores import expected_calibration_error, fit_temperature
+from .scores import (
+    expected_calibration_error, fit_temperature, no_temperature)
 
-# %% ../../nbs/715_calibration.ipynb #2ffc3038
+# %% ../../nbs/715_calibration.ipynb #fae026c6
 def cross_tempered(
     logits: Tensor,  # (N, C) of images held out of training
     targets: Tensor,  # (N,) class numbers
     parts: int = 5,  # into how many parts the images are cut
     seed: int = 42,  # which image belongs to which part
 ) -> Tensor:  # (N, C) logits, each divided by the temperature of the other parts
-    "Divide each image's logits by a temperature that was fitted without it."
+    """Divide each image's logits by a temperature that was fitted without it.
+
+    Where the others have none that fits best, they are left as they are."""
     order = torch.randperm(len(targets), generator=random_stream(seed, "temperature parts"))
     part, divided = order.argsort() % parts, logits.clone()
     for number in range(parts):
         here = part == number
-        if not here.any() or here.all(): continue
         others = F.softmax(logits[~here].double(), dim=1)
+        if not here.any() or no_temperature(others, targets[~here]): continue
         divided[here] = logits[here] / fit_temperature(others, targets[~here])
     return divided
 
-# %% ../../nbs/715_calibration.ipynb #87d961a2
+# %% ../../nbs/715_calibration.ipynb #4ef4583c
+_FEWEST_ERRORS = 5  # wrong answers that a temperature is fitted by
+
 @dataclass(frozen=True)
 class TemperatureChoice:
     "A temperature for a model file, and what it was chosen by."
     value: float  # divide the logits by it; 1.0 where none helps
-    fitted: float  # the temperature with the smallest cross-entropy on all images held out
+    # the temperature with the smallest cross-entropy on all images held out; 1.0 if none is
+    fitted: float
     loss: tuple[float, float]  # cross-entropy without and with, cross-fitted
     error: tuple[float, float]  # expected calibration error without and with, cross-fitted
     n_items: int  # images held out
+    reason: str = ""  # why none was fitted; empty if one was
 
     def __str__(self) -> str:
+        if self.reason: return f"temperature left alone: {self.reason}"
         kept = f"kept, logits are divided by {self.value:.2f}" if self.value != 1 else (
             "left alone, because none lowers the loss beyond chance")
         return (f"temperature {kept}: cross-entropy {self.loss[0]:.3f} without, "
                 f"{self.loss[1]:.3f} with, calibration error {self.error[0]:.1%} and "
                 f"{self.error[1]:.1%}, on {self.n_items} images that it was not fitted on")
 
-# %% ../../nbs/715_calibration.ipynb #b94dc8f8
+# %% ../../nbs/715_calibration.ipynb #1027f0ea
+def _not_to_fit(logits: Tensor, targets: Tensor) -> str:
+    "Why no temperature is to be fitted to these images; empty if one is."
+    if reason := no_temperature(logits.softmax(1), targets): return reason
+    wrong = int((logits.argmax(1) != targets).sum())
+    if wrong >= _FEWEST_ERRORS: return ""
+    return (f"{wrong} of {len(targets)} images are wrong, and a temperature is fitted by "
+            f"{_FEWEST_ERRORS} wrong answers at least")
+
 def choose_temperature(
     logits: Tensor,  # (N, C) of images held out of training
     targets: Tensor,  # (N,) class numbers
@@ -59,15 +75,15 @@ def choose_temperature(
     "Fit a temperature, and keep it only if it helps on images that it was not fitted on."
     if len(logits) != len(targets) or len(targets) < 2:
         raise DataError(f"{len(logits)} rows of logits and {len(targets)} labels; needs as "
-                        "many "
-                        "of one as of the other, and two images at least")
-    logits, divided = logits.double(), cross_tempered(logits.double(), targets, seed=seed)
+                        "many of one as of the other, and two images at least")
+    reason, logits = _not_to_fit(logits.double(), targets), logits.double()
+    divided = logits if reason else cross_tempered(logits, targets, seed=seed)
     losses = [F.cross_entropy(part, targets, reduction="none") for part in (logits, divided)]
     errors = [expected_calibration_error(part.softmax(1), targets)
               for part in (logits, divided)]
     gain = losses[0] - losses[1]
-    fitted = fit_temperature(logits.softmax(1), targets)
+    fitted = 1.0 if reason else fit_temperature(logits.softmax(1), targets)
     helps = gain.mean() > gain.std() / math.sqrt(len(gain)) and errors[1] <= errors[0]
     return TemperatureChoice(fitted if helps else 1.0, fitted,
                              tuple(one.mean().item() for one in losses), tuple(errors),
-                             len(targets))
+                             len(targets), reason)

@@ -217,8 +217,8 @@ class ClassificationInterpretation(PredictionSet):
         "Compute the expected calibration error."
         return expected_calibration_error(self.probabilities, self.targets, bins)
 
-    def temperature(self) -> float:  # in [0.05, 20]; above 1 the model is too confident
-        "Find the temperature that would make these probabilities fit best."
+    def temperature(self) -> float:  # above 0; above 1: the model is too confident
+        "Find the temperature that fits best. Raises `DataError` where none does."
         return fit_temperature(self.probabilities, self.targets)
 
     def plot_calibration(self, bins: int = 15,  # bins of equal width over [0, 1]

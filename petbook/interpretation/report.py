@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_report']
 
-# %% ../../nbs/750_report.ipynb #3c3bbc27
+# %% ../../nbs/750_report.ipynb #ce5b3e4a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..core import DataError, check_choice
 from ..display import table_html, to_html
 from .confusion import similarity_order
 from .scores import (
-    cross_fitted, draw_reliability, expected_calibration_error, reliability)
+    cross_fitted, draw_reliability, expected_calibration_error, no_temperature, reliability)
 from .interpretation import ClassificationInterpretation
 from .heatmaps import grad_cam_images
 from .cards import breakable, card_grid, card_html, item_card
@@ -232,27 +232,38 @@ def _labels(source: _Source, count: int = 12) -> Markup:
                   f"{len(cards)} most suspicious are shown. The model may also simply be "
                   "mistaken: check before you change anything.")
 
-# %% ../../nbs/750_report.ipynb #9d8c8a2e
+# %% ../../nbs/750_report.ipynb #e12c161d
 _CALIBRATION = """
 <p>The model is <b>{{ manner }}</b>: its confidence is off by {{ error }} on average (expected
-calibration error, 15 bins). {% if helps %}Dividing its logits by a temperature of
+calibration error, 15 bins). {% if unfit %}No temperature can be fitted: {{ unfit }}.{% else %}
+{% if helps %}Dividing its logits by a temperature of
 {{ temperature }} would bring that to {{ scaled }}{% else %}No temperature lowers that: the
 best, {{ temperature }}, would leave it at {{ scaled }}{% endif %}, measured on images that the
-temperature was not fitted on.</p>{{ chart }}"""
+temperature was not fitted on.{% endif %}</p>{{ chart }}"""
+
+def _manner(found: ClassificationInterpretation) -> tuple[str, float, str]:
+    "How confident a model is, the temperature that fits best, and why there is none."
+    unfit = no_temperature(found.probabilities, found.targets)
+    if unfit:  # the share of right answers is all that there is to compare with
+        surplus = (found.probabilities.amax(1).mean() - 1 + found.error().value).item()
+        temperature = 1 + surplus if abs(surplus) > 0.05 else 1
+    else: temperature = found.temperature()
+    if temperature < 0.95: return "not confident enough", temperature, unfit
+    sure = "too confident" if temperature > 1.05 else "as confident as it is right"
+    return sure, temperature, unfit
 
 def _calibration(source: _Source) -> Markup:
     "The calibration error, what a temperature would do, and the reliability diagram."
-    found, temperature = source.interpretation, source.interpretation.temperature()
+    found = source.interpretation
+    manner, temperature, unfit = _manner(found)
     error = found.calibration_error()
     fitted = cross_fitted(found.probabilities, found.targets)
     scaled = expected_calibration_error(fitted, found.targets)
     figure, ax = new_chart(4.8, 3.3)
     draw_reliability(ax, reliability(found.probabilities, found.targets))
     ax.legend(fontsize=8, frameon=False, loc="upper left")
-    manner = "too confident" if temperature > 1.05 else "as confident as it is right"
-    if temperature < 0.95: manner = "not confident enough"
     return to_html(_CALIBRATION, manner=manner, error=f"{error:.1%}", helps=scaled < error,
-                   temperature=f"{temperature:.2f}", scaled=f"{scaled:.1%}",
+                   unfit=unfit, temperature=f"{temperature:.2f}", scaled=f"{scaled:.1%}",
                    chart=figure_svg(figure, "Share right over confidence"))
 
 # %% ../../nbs/750_report.ipynb #da607997

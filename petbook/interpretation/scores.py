@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Interval', 'wilson_interval', 'ClassScore', 'class_scores', 'classification_report', 'Reliability', 'reliability',
-           'expected_calibration_error', 'with_temperature', 'fit_temperature', 'cross_fitted', 'draw_reliability',
-           'plot_calibration', 'Comparison', 'mcnemar']
+           'expected_calibration_error', 'with_temperature', 'no_temperature', 'fit_temperature', 'cross_fitted',
+           'draw_reliability', 'plot_calibration', 'Comparison', 'mcnemar']
 
 # %% ../../nbs/710_scores.ipynb #be6f1cfc
 import math
@@ -165,12 +165,35 @@ def with_temperature(
     logs = probabilities.double().clamp_min(1e-38).log()
     return F.softmax(logs / temperature, dim=1).to(probabilities.dtype)
 
-# %% ../../nbs/710_scores.ipynb #fb9c3270
+# %% ../../nbs/710_scores.ipynb #3d56a2db
+def no_temperature(
+    probabilities: Tensor,  # (N, C)
+    targets: Tensor,  # (N,) class numbers
+) -> str:  # why no temperature fits them best; empty if one does
+    """Say why cross-entropy has no smallest value at a temperature above 0.
+
+    In the inverse temperature it is convex (a log-sum-exp), so its two ends decide."""
+    if not len(targets): return "there are no items"
+    logs = probabilities.double().clamp_min(1e-38).log()
+    true = logs.gather(1, targets[:, None].long())[:, 0]
+    if (true >= logs.amax(dim=1)).all():
+        return (f"all {len(targets)} items are right, so that each smaller one fits them "
+                "better; it takes wrong answers to say how sure is too sure")
+    if (true - logs.mean(dim=1)).mean() <= 0:
+        return (f"the true classes of the {len(targets)} items fare no better than the others, "
+                "so that each larger one fits better")
+    return ""
+
+# %% ../../nbs/710_scores.ipynb #35d1b8ba
 def fit_temperature(
     probabilities: Tensor,  # (N, C)
     targets: Tensor,  # (N,) class numbers
-) -> float:  # in [0.05, 20]
-    "Find the temperature with the smallest cross-entropy, by L-BFGS (Guo et al., 2017)."
+) -> float:  # above 0; above 1: the model is too confident
+    """Find the temperature with the smallest cross-entropy, by L-BFGS (Guo et al., 2017).
+
+    Raises `DataError` where none is best: see `no_temperature`."""
+    if reason := no_temperature(probabilities, targets):
+        raise DataError(f"no temperature fits best: {reason}")
     logs = probabilities.double().clamp_min(1e-38).log()
     negative_log = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([negative_log], lr=0.5, max_iter=100,
@@ -183,10 +206,9 @@ def fit_temperature(
         return loss
 
     with torch.enable_grad(): optimizer.step(closure)
-    # items that are all right (or all wrong) would send it to 0 (or to infinity)
-    return min(20.0, max(0.05, math.exp(-negative_log.item())))
+    return math.exp(-negative_log.item())
 
-# %% ../../nbs/710_scores.ipynb #d0b0987b
+# %% ../../nbs/710_scores.ipynb #1a7fc704
 def cross_fitted(
     probabilities: Tensor,  # (N, C)
     targets: Tensor,  # (N,) class numbers
@@ -196,7 +218,7 @@ def cross_fitted(
     order = torch.randperm(len(targets), generator=random_stream(seed, "halves"))
     first, second, scaled = order[::2], order[1::2], probabilities.clone()
     for mine, other in (first, second), (second, first):
-        if not len(other): continue
+        if no_temperature(probabilities[other], targets[other]): continue
         fitted = fit_temperature(probabilities[other], targets[other])
         scaled[mine] = with_temperature(probabilities[mine], fitted)
     return scaled
@@ -219,7 +241,7 @@ def draw_reliability(
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence (probability of the prediction)",
            ylabel="share right")
 
-# %% ../../nbs/710_scores.ipynb #1d5ac834
+# %% ../../nbs/710_scores.ipynb #9aaf68ab
 def plot_calibration(
     probabilities: Tensor,  # (N, C)
     targets: Tensor,  # (N,) class numbers
@@ -232,7 +254,9 @@ def plot_calibration(
 
     figure, axes = plt.subplots(1, 2, figsize=figsize, dpi=90, layout="constrained",
                                 sharey=True)
-    scaled = f"Temperature {fit_temperature(probabilities, targets):.2f}"
+    none = no_temperature(probabilities, targets)
+    scaled = "No temperature" if none else (
+        f"Temperature {fit_temperature(probabilities, targets):.2f}")
     for ax, title, shown in ((axes[0], "As it is", probabilities),
                              (axes[1], scaled, cross_fitted(probabilities, targets))):
         found = reliability(shown, targets, bins)

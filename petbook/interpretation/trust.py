@@ -144,13 +144,15 @@ def _checked_choice(entry: dict, file: str | Path) -> TemperatureChoice:
         choice = TemperatureChoice(**entry["temperature"])
         numbers = [choice.value, choice.fitted, *choice.loss, *choice.error, choice.n_items]
         sound = all(isinstance(one, (int, float)) and 0 <= one < 1e9 for one in numbers)
-        sound = sound and 0.05 <= choice.value <= 20 and isinstance(entry["held_out"], str)
+        sound = sound and 0.001 <= choice.value <= 1000
+        sound = sound and all(isinstance(one, str) and len(one) < 1000
+                              for one in (entry["held_out"], choice.reason))
     except (KeyError, TypeError): sound = False
     if not sound:
         raise ModelFileError(f"{file}: the trust in its manifest is damaged: "
                              f"{str(entry)[:80]}")
     return TemperatureChoice(choice.value, choice.fitted, tuple(choice.loss),
-                             tuple(choice.error), choice.n_items)
+                             tuple(choice.error), choice.n_items, choice.reason)
 
 def _check_tensors(parts: dict[str, Tensor], file: str | Path) -> None:
     "Raise `ModelFileError` unless all tensors are there, of the right kind, and finite."
