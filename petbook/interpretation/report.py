@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_report']
 
-# %% ../../nbs/750_report.ipynb #ce5b3e4a
+# %% ../../nbs/750_report.ipynb #7e3a0b3f
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..core import DataError, check_choice
 from ..display import table_html, to_html
 from .confusion import similarity_order
 from .scores import (
-    cross_fitted, draw_reliability, expected_calibration_error, no_temperature, reliability)
+    cross_fitted, draw_reliability, expected_calibration_error, how_confident, reliability)
 from .interpretation import ClassificationInterpretation
 from .heatmaps import grad_cam_images
 from .cards import breakable, card_grid, card_html, item_card
@@ -232,7 +232,7 @@ def _labels(source: _Source, count: int = 12) -> Markup:
                   f"{len(cards)} most suspicious are shown. The model may also simply be "
                   "mistaken: check before you change anything.")
 
-# %% ../../nbs/750_report.ipynb #e12c161d
+# %% ../../nbs/750_report.ipynb #d97ce35f
 _CALIBRATION = """
 <p>The model is <b>{{ manner }}</b>: its confidence is off by {{ error }} on average (expected
 calibration error, 15 bins). {% if unfit %}No temperature can be fitted: {{ unfit }}.{% else %}
@@ -241,21 +241,10 @@ calibration error, 15 bins). {% if unfit %}No temperature can be fitted: {{ unfi
 best, {{ temperature }}, would leave it at {{ scaled }}{% endif %}, measured on images that the
 temperature was not fitted on.{% endif %}</p>{{ chart }}"""
 
-def _manner(found: ClassificationInterpretation) -> tuple[str, float, str]:
-    "How confident a model is, the temperature that fits best, and why there is none."
-    unfit = no_temperature(found.probabilities, found.targets)
-    if unfit:  # the share of right answers is all that there is to compare with
-        surplus = (found.probabilities.amax(1).mean() - 1 + found.error().value).item()
-        temperature = 1 + surplus if abs(surplus) > 0.05 else 1
-    else: temperature = found.temperature()
-    if temperature < 0.95: return "not confident enough", temperature, unfit
-    sure = "too confident" if temperature > 1.05 else "as confident as it is right"
-    return sure, temperature, unfit
-
 def _calibration(source: _Source) -> Markup:
     "The calibration error, what a temperature would do, and the reliability diagram."
     found = source.interpretation
-    manner, temperature, unfit = _manner(found)
+    manner, temperature, unfit = how_confident(found.probabilities, found.targets)
     error = found.calibration_error()
     fitted = cross_fitted(found.probabilities, found.targets)
     scaled = expected_calibration_error(fitted, found.targets)

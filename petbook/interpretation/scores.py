@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Interval', 'wilson_interval', 'ClassScore', 'class_scores', 'classification_report', 'Reliability', 'reliability',
-           'expected_calibration_error', 'with_temperature', 'no_temperature', 'fit_temperature', 'cross_fitted',
-           'draw_reliability', 'plot_calibration', 'Comparison', 'mcnemar']
+           'expected_calibration_error', 'with_temperature', 'no_temperature', 'fit_temperature', 'how_confident',
+           'cross_fitted', 'draw_reliability', 'plot_calibration', 'Comparison', 'mcnemar']
 
 # %% ../../nbs/710_scores.ipynb #be6f1cfc
 import math
@@ -165,7 +165,7 @@ def with_temperature(
     logs = probabilities.double().clamp_min(1e-38).log()
     return F.softmax(logs / temperature, dim=1).to(probabilities.dtype)
 
-# %% ../../nbs/710_scores.ipynb #3d56a2db
+# %% ../../nbs/710_scores.ipynb #aedacef1
 def no_temperature(
     probabilities: Tensor,  # (N, C)
     targets: Tensor,  # (N,) class numbers
@@ -180,7 +180,7 @@ def no_temperature(
         return (f"all {len(targets)} items are right, so that each smaller one fits them "
                 "better; it takes wrong answers to say how sure is too sure")
     if (true - logs.mean(dim=1)).mean() <= 0:
-        return (f"the true classes of the {len(targets)} items fare no better than the others, "
+        return (f"the true classes of the {len(targets)} items fare no better than others, "
                 "so that each larger one fits better")
     return ""
 
@@ -207,6 +207,21 @@ def fit_temperature(
 
     with torch.enable_grad(): optimizer.step(closure)
     return math.exp(-negative_log.item())
+
+# %% ../../nbs/710_scores.ipynb #48ec4863
+def how_confident(
+    probabilities: Tensor,  # (N, C)
+    targets: Tensor,  # (N,) class numbers
+) -> tuple[str, float, str]:  # in words; the best temperature, 1.0 if none; why none is
+    "Say how confident a model is, by its best temperature where there is one."
+    unfit = no_temperature(probabilities, targets)
+    if unfit:
+        right = (probabilities.argmax(dim=1) == targets).double().mean()
+        measure = 1 + (probabilities.amax(dim=1).mean() - right).item()
+    else: measure = fit_temperature(probabilities, targets)
+    words = "too confident" if measure > 1.05 else "as confident as it is right"
+    if measure < 0.95: words = "not confident enough"
+    return words, 1.0 if unfit else measure, unfit
 
 # %% ../../nbs/710_scores.ipynb #1a7fc704
 def cross_fitted(
