@@ -1,7 +1,7 @@
 """How petbook's cost grows with the number of images, their size, the classes, the batch and the workers, and two comparisons that no
 other script makes: the batch stage with its own parts by hand, and `predict_many` with onnxruntime.
 
-    python nbs/scripts/bench_growth.py [--only images size classes batch workers hand onnx] [--rounds 3] [--quick]
+    python nbs/scripts/bench_growth.py [--only images size classes batch workers hand onnx] [--rounds 3] [--seconds 50] [--quick]
 
 images    finding, labelling and splitting a folder; one frozen pass and a linear probe; one epoch of everything (petnet, 112 pixels)
 size      a step of training and an answer, per image, at 64 to 320 pixels (petnet and efficientnet_lite0)
@@ -11,7 +11,9 @@ workers   images per second of a whole training loader, 460 to 224 pixels, with 
 hand      64 images, 460 to 224: the batch stage, and the same sampling, light and normalisation written by hand for the same numbers
 onnx      answers for 64 images in memory, beside onnxruntime with as many threads (needs the extra `onnx`)
 
-Rounds go round all cases, and the fastest counts. Written to results/growth.json; `--quick` is a try at small sizes and writes nothing.
+Rounds go round all cases, and the fastest counts. A part begins no round that would take it over `--seconds`, so that images, size,
+classes and workers are measured in about four minutes together; at least one round is measured. Written to results/growth.json;
+`--quick` is a try at small sizes and writes nothing.
 """
 import argparse
 import json
@@ -45,14 +47,16 @@ def seconds(function):
     return time.perf_counter() - start
 
 
-def fastest(cases, rounds, scale=1.0):
-    "The least time of each case: {name: function}; the cases take turns, and a first round warms up."
-    best = {name: float("inf") for name in cases}
+def fastest(cases, rounds, scale=1.0, budget=float("inf")):
+    """The least time of each case: {name: function}. The cases take turns, and a first round warms up; it counts, and no other is begun,
+    where another would take the whole over `budget` seconds."""
+    best, left = {}, budget
     for turn in range(rounds + 1):
-        for name, function in cases.items():
-            taken = seconds(function) * scale
-            if turn: best[name] = min(best[name], taken)
-    return best
+        taken = {name: seconds(function) for name, function in cases.items()}
+        best = {name: min(value, best[name]) if turn > 1 else value for name, value in taken.items()}
+        left -= sum(taken.values())
+        if left < sum(taken.values()): break
+    return {name: value * scale for name, value in best.items()}
 
 
 def block(resize, size):
@@ -77,9 +81,9 @@ def linked(files, folder):
 
 
 def images(options):
-    "Seconds for 1/8, 1/4, 1/2 and all of the drawn pets, and twice as many."
-    counts, rows = ([37, 74] if options.quick else [92, 185, 370, 740, 1480]), []
-    files = sorted(get_image_files(get_pets("sketch", images_per_breed=20 if options.quick else 40)))
+    "Seconds for 1/8, 1/4, 1/2 and all of the 740 drawn pets."
+    counts, rows = ([37, 74] if options.quick else [92, 185, 370, 740]), []
+    files = sorted(get_image_files(get_pets("sketch")))
     cases, made = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
         for count in counts:
@@ -93,7 +97,7 @@ def images(options):
             cases[count, "a linear probe"] = lambda trainer=trainer: linear_probe(trainer, [0.03])
             cases[count, "a frozen epoch"] = lambda trainer=trainer: trainer.fit(1)
             cases[count, "an epoch of everything"] = lambda learning=learning: learning.fit(1)
-        for (count, what), taken in fastest(cases, options.rounds).items(): rows.append({"images": count, "what": what, "seconds": taken})
+        for (count, what), taken in fastest(cases, options.rounds, 1, options.seconds).items(): rows.append({"images": count, "what": what, "seconds": taken})
     return rows
 
 
@@ -128,7 +132,7 @@ def size(options):
     for arch in ("petnet", "efficientnet_lite0"):
         for side in sizes:
             cases[arch, side, "training"], cases[arch, side, "answering"] = steps(arch, 16, side)
-    taken = fastest(cases, options.rounds, 1000 / (16 * 2))
+    taken = fastest(cases, options.rounds, 1000 / (16 * 2), options.seconds)
     return [{"network": arch, "pixels": side, "what": what, "ms": ms} for (arch, side, what), ms in taken.items()]
 
 
@@ -159,7 +163,7 @@ def classes(options):
 
         cases[count, "a linear probe"] = lambda f=features, y=y, count=count: solve_probe(f, y, count, [0.03])
         cases[count, "judging 2000 answers"] = judge
-    taken = fastest(cases, options.rounds)
+    taken = fastest(cases, options.rounds, 1, options.seconds)
     return [{"classes": count, "what": what, "seconds": value} for (count, what), value in taken.items()]
 
 
@@ -172,7 +176,7 @@ def workers(options):
             dls = block(460, 224).dataloaders(folder, bs=32, num_workers=number, cache=cache, device="cpu")
             count = len(dls.train.dataset)
             cases[number, cache] = lambda dls=dls: sum(len(y) for _, y in dls.train)
-    taken = fastest(cases, 1 if options.quick else options.rounds)
+    taken = fastest(cases, options.rounds, 1, options.seconds)
     return [{"workers": number, "cache": cache or "none", "images_per_s": count / value} for (number, cache), value in taken.items()]
 
 
@@ -263,6 +267,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), help="parts to measure; the others keep their figures")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=50, help="so long for the rounds of images, size, classes and workers, each")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round; nothing is written")
     options = parser.parse_args()
     if options.quick: options.rounds = 1
