@@ -44,16 +44,17 @@ def raw(text):
     return f"\n\n```````{{=html}}\n{text}\n```````\n\n"
 
 
-def picture(kind, data, options, folder):
-    "A figure, kept as a file."
+def picture(kind, data, options, folder, size):
+    "A figure, kept as a file; a sharp one has more pixels than the width that its notebook says."
     content = data.encode() if kind == "image/svg+xml" else base64.b64decode(data)
     name = hashlib.sha1(content).hexdigest()[:16] + "." + KINDS[kind]
     (folder / ".figures").mkdir(exist_ok=True)
     (folder / ".figures" / name).write_bytes(content)
     alt, caption = (html.escape(str(options.get(key) or "")) for key in ("fig-alt", "fig-cap"))
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
+    wide = f' width="{size["width"]}"' if "width" in size else ""
     return raw(f'<figure class="figure"><p><img class="img-fluid figure-img" src="ROOT.figures/{name}" '
-               f'alt="{alt}"></p>{below}</figure>')
+               f'alt="{alt}"{wide}></p>{below}</figure>')
 
 
 def output_block(output, options, folder):
@@ -68,7 +69,7 @@ def output_block(output, options, folder):
         if kind in data: break
     else: return ""
     text = joined(data[kind])
-    if kind in KINDS: inner = picture(kind, text, options, folder)
+    if kind in KINDS: inner = picture(kind, text, options, folder, output.get("metadata", {}).get(kind, {}))
     elif kind == "text/html": inner = raw(text)
     elif kind == "text/markdown": inner = f"\n\n{text}\n\n"
     else: inner = raw(f"<pre><code>{html.escape(text)}</code></pre>")

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['is_plot', 'packed_image', 'sharp_figure', 'sharp_figures']
 
-# %% ../nbs/012_figures.ipynb #a20851b7
+# %% ../nbs/012_figures.ipynb #9b5073e9
 import base64
 import io
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -63,7 +64,7 @@ def sharp_figure(
     size = {"width": image.width // scale, "height": image.height // scale}
     return *packed_image(image, most), size
 
-# %% ../nbs/012_figures.ipynb #acdc90f4
+# %% ../nbs/012_figures.ipynb #94543070
 def _formatted(kind: str, scale: int, most: int, figure: "Figure"):
     "What IPython asks a formatter for, or None if the figure suits another format."
     if not figure.axes and not figure.texts: return None
@@ -79,7 +80,7 @@ def sharp_figures(
 
     shell = get_ipython()
     if shell is None: return
-    import matplotlib_inline.backend_inline  # noqa: F401 (it sets formatters when imported)
+    import_module("matplotlib_inline.backend_inline")  # sets formatters of its own: first
     from matplotlib.figure import Figure
 
     for kind in ("image/png", "image/jpeg"):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['public_places', 'link_names', 'LinkNames', 'glossary_words', 'link_words', 'link_papers', 'heading_anchor',
-           'solution_places', 'LinkWords', 'FoldSources', 'fold_checks', 'drop_empty', 'is_plot', 'mark_plots']
+           'solution_places', 'LinkWords', 'FoldSources', 'fold_checks', 'drop_empty', 'mark_plots']
 
-# %% ../nbs/897_site_pages.ipynb #1b44c23f
+# %% ../nbs/897_site_pages.ipynb #8810e815
 import ast
 import base64
 import io
@@ -16,6 +16,8 @@ import re
 from pathlib import Path
 
 from PIL import Image
+
+from .figures import is_plot
 
 # %% ../nbs/897_site_pages.ipynb #7b394a7d
 def public_places(
@@ -271,18 +273,7 @@ def drop_empty(
     outputs = getattr(cell, "outputs", None)
     if outputs: cell.outputs = [output for output in outputs if _says_something(output)]
 
-# %% ../nbs/897_site_pages.ipynb #19250c6b
-def is_plot(
-    image: Image.Image,  # a figure of a notebook
-) -> bool:  # whether its colours may be turned round
-    "Tell whether a figure is lines and letters on white, without images in it."
-    small = image.convert("RGB").resize((160, 120), Image.Resampling.NEAREST)
-    flat = small.tobytes()
-    pixels = list(zip(flat[::3], flat[1::3], flat[2::3]))
-    white = sum(min(pixel) > 245 for pixel in pixels) / len(pixels)
-    inks = {tuple(value // 32 for value in pixel) for pixel in pixels if min(pixel) <= 245}
-    return white > 0.55 and len(inks) <= 110
-
+# %% ../nbs/897_site_pages.ipynb #94fc4ece
 def mark_plots(
     cell: object,  # a cell of a notebook
 ) -> None:
