@@ -57,6 +57,7 @@ from .data.files import *
 from .data.labels import *
 from .data.tables import *
 from .data.splits import *
+from .data.group_folds import *
 from .data.names import *
 from .data.layouts import *
 from .data.label_tables import *
@@ -201,7 +202,8 @@ __all__ = [
     "fit_trust", "flat_cos", "Flip", "FlipItem", "FocalLoss", "FocalLossFlat", "FolderCache",
     "free_memory", "freeze", "freeze_to", "FuncSplitter", "get_files", "get_image_files",
     "get_image_files_sorted", "get_pets", "grad_cam", "GradientAccumulation", "GradientClip",
-    "GrandparentSplitter", "GroupSplitter", "grow_file", "HeadChoice", "hold_norms", "Hue",
+    "GrandparentSplitter", "GroupKFoldSplitter", "GroupSplitter", "grow_file", "HeadChoice",
+    "hold_norms", "Hue",
     "image_fingerprint", "image_to_tensor", "ImageBlock", "ImageClassifierCleaner",
     "ImageDataLoaders", "ImageDataset", "ImageError", "imagenet_stats", "ImageReport",
     "imaginary_breed", "IndexSplitter", "Interval", "isolated_randomness", "ItemStage",

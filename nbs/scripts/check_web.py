@@ -5,7 +5,8 @@
 Without a folder, pets are drawn and petnet gets a linear probe: a check of a minute. With a
 folder of photographs, named like Oxford-IIIT Pet's (beagle_12.jpg), EfficientNet-Lite0 gets the
 probe, the page is made with the graph in 32 and in 8 bits, and what was found is written to
-results/web.json. The browser is offline and opens the page as a file, as a person would; images
+results/web.json, beside it how many of all the photographs the browser decodes to the very pixels
+that petbook sees. The browser is offline and opens the page as a file, as a person would; images
 are chosen, dropped, pasted, and reached by the keyboard. Needs the extra `onnx`, playwright, a
 Chromium, and, the first time, a network connection for onnxruntime-web.
 """
@@ -18,6 +19,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from check_onnx import trained
@@ -25,8 +27,10 @@ from check_widgets import find_chromium
 from petbook.all import (
     ImageDataLoaders, Resize, aug_transforms, draw_pet, get_image_files, load_learner, petnet,
     vision_learner)
-from petbook.cli.exporting import Answered, steps_of
+from petbook.cli.exporting import steps_of
+from petbook.cli.run_folders import Answered
 from petbook.core import DownloadError
+from petbook.images.opening import open_image
 from petbook.inference.onnx import onnx_graph
 from petbook.inference.web import fetch_runtime, write_web_page
 
@@ -125,6 +129,18 @@ class Tried:
             chooser.value.set_files(str(file))
         return found
 
+    def decoded(self, file):
+        "The pixels that the page would hand to the network: uint8 (H, W, 3)."
+        height, width, text = self.page.evaluate("""async text => {
+            const bytes = Uint8Array.from(atob(text), sign => sign.charCodeAt(0))
+            const {rgb, height, width} = await pixels(new Blob([bytes]))
+            let signs = ''
+            for (let from = 0; from < rgb.length; from += 32768)
+                signs += String.fromCharCode(...rgb.subarray(from, from + 32768))
+            return [height, width, btoa(signs)]
+        }""", base64.b64encode(file.read_bytes()).decode())
+        return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 3)
+
     def refuses(self, file):
         "What the page says of a file that is no image."
         self.page.set_input_files("#file", str(file))
@@ -134,9 +150,23 @@ class Tried:
         return self.state()
 
 
-def compare(tried, predictor, files):
+def compare_pixels(tried, files):
+    "By how much the browser's pixels differ from petbook's: the largest difference per file."
+    levels, share = {}, []
+    for file in files:
+        off = np.abs(tried.decoded(file).astype(int) - np.asarray(open_image(file)))
+        levels[file] = int(off.max())
+        if off.any(): share.append(float((off > 0).mean()))
+    told = {"images": len(files), "identical": sum(not level for level in levels.values()),
+            "within_one_level": sum(level <= 1 for level in levels.values()),
+            "largest_level": max(levels.values()),
+            "share_of_values": float(np.median(share)) if share else 0.0}
+    return levels, told
+
+
+def compare(tried, predictor, files, levels):
     "Choose each file; count the same answers, and find the largest difference."
-    same, largest, seconds = 0, 0.0, []
+    same, largest, seconds, alike = 0, 0.0, [], [0.0]
     for file in files:
         started = time.monotonic()
         found, wanted = tried.choose(file), predictor.predict(file)
@@ -147,8 +177,10 @@ def compare(tried, predictor, files):
         same += likely == wanted.index
         off = max(abs(one - float(two)) for one, two in zip(found, wanted.probabilities))
         largest = max(largest, off)
+        if not levels[file]: alike.append(off)
         if likely != wanted.index or off > 0.02: print(f"  {file.name}: off by {off:.3f}")
     return {"images": len(files), "same": same, "largest": largest,
+            "images_of_same_pixels": len(alike) - 1, "largest_of_same_pixels": max(alike),
             "seconds": sorted(seconds)[len(files) // 2]}
 
 
@@ -171,14 +203,16 @@ def check_ways(tried, predictor, file, note, shots, name):
 
 
 def check(args, folder, browser, runtime):
-    "Make the pages, try them, and give a row for each."
+    "Make the pages, try them, and give what was found of the pixels, and a row for each page."
     if args.photographs:
         model, kept_out = trained(args.photographs, folder / "model.safetensors")
-        files = sorted(get_image_files(args.photographs))
-        files = files[:: max(len(files) // args.count, 1)][: args.count]
-    else: model, kept_out, files = drawn_model(folder)
-    predictor, rows = load_learner(model, device="cpu", precision="fp32"), []
-    answered = [Answered(Path(file), answer.label == Path(file).stem.rpartition("_")[0],
+        every = sorted(get_image_files(args.photographs))
+        files = every[:: max(len(every) // args.count, 1)][: args.count]
+    else:
+        model, kept_out, files = drawn_model(folder)
+        every = files
+    predictor, rows, levels = load_learner(model, device="cpu", precision="fp32"), [], None
+    answered = [Answered(Path(file).stem.rpartition("_")[0], answer.label,
                          float(answer.probabilities.max()))
                 for file, answer in zip(kept_out, map(predictor.predict, kept_out))]
     note = folder / "note.txt"
@@ -188,10 +222,13 @@ def check(args, folder, browser, runtime):
         page = write_web_page(folder / name, graph.content, predictor.vocab,
                               steps=steps_of(answered), runtime=runtime)
         tried = Tried(browser, page, dark=int8)
-        rows.append({"graph": name} | compare(tried, predictor, files))
+        if levels is None:
+            levels, pixels = compare_pixels(tried, every)
+            print(f"  pixels {pixels}")
+        rows.append({"graph": name} | compare(tried, predictor, files, levels))
         print(rows[-1], flush=True)
         check_ways(tried, predictor, files[-1], note, args.shots or folder, name.split()[0])
-    return rows
+    return pixels, rows
 
 
 def main():
@@ -214,16 +251,20 @@ def main():
         with sync_playwright() as play:
             browser = play.chromium.launch(executable_path=find_chromium(args.chromium),
                                            args=["--no-sandbox", "--disable-dev-shm-usage"])
-            rows, version = check(args, folder, browser, runtime), browser.version
+            (pixels, rows), version = check(args, folder, browser, runtime), browser.version
             browser.close()
     finally: shutil.rmtree(folder, ignore_errors=True)
     if args.photographs:
-        kept = {"rows": rows, "network": "efficientnet_lite0 with a linear probe",
+        kept = {"rows": rows, "pixels": pixels,
+                "network": "efficientnet_lite0 with a linear probe",
                 "browser": f"Chromium {version}, headless", "runtime": "onnxruntime-web 1.23.2"}
         results = Path(__file__).with_name("results") / "web.json"
         results.write_text(json.dumps(kept, indent=1) + "\n")
-    wrong = [row for row in rows if row["graph"] == "32 bits" and row["same"] < row["images"]]
+    wrong = [row for row in rows if row["graph"] == "32 bits" and (
+        row["same"] < row["images"] or row["largest_of_same_pixels"] > 1e-4)]
     if wrong: raise SystemExit(f"FAILED: the page answers otherwise than petbook: {wrong}")
+    if pixels["within_one_level"] < 0.99 * pixels["images"]:
+        raise SystemExit(f"FAILED: the browser decodes otherwise than petbook: {pixels}")
 
 
 if __name__ == "__main__": main()

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from ..augmentation.stage import aug_transforms
-from .folds import FoldSplitter
 from .settings import TrainSettings
 from ..core import (
     DataError, check_choice, check_range, check_whole, default_device)
@@ -29,8 +28,9 @@ from ..data.files import get_image_files
 from ..data.label_tables import read_labels, table_split
 from ..data.labels import CategoryBlock, ImageBlock
 from ..data.layouts import Layout, read_layout
+from ..data.group_folds import GroupKFoldSplitter
 from ..data.splits import (
-    GroupSplitter, IndexSplitter, StratifiedSplitter, group_keys)
+    GroupSplitter, IndexSplitter, KFoldSplitter, StratifiedSplitter, group_keys)
 from ..display import say
 from ..distributed.processes import rank0_first
 from ..drawing.pets import get_pets
@@ -200,7 +200,8 @@ def _splitter(settings: TrainSettings, layout: Layout, group_of: Callable | None
     if settings.fold:
         if layout.valid is not None:
             report("split     dealt anew: the images to validate on take part in the folds")
-        return FoldSplitter(settings.fold, settings.folds, settings.seed, group_of)
+        deal = (settings.fold - 1, settings.folds, settings.seed)
+        return GroupKFoldSplitter(group_of, *deal) if group_of else KFoldSplitter(*deal)
     if layout.valid is not None:
         if group_of: _check_groups(layout, group_of)
         return IndexSplitter(layout.valid)

@@ -58,7 +58,7 @@ def _own_validation(model: Path):
         raise DataError(f"{len(gone)} of the {len(files)} validation images are gone, for "
                         f"instance {gone[0]}; bring them back, or name a folder of labelled "
                         "images with --data")
-    return files, [label for label, _ in rows.values()]
+    return files, [one.label for one in rows.values()]
 
 # %% ../../nbs/884_judging.ipynb #f49c94ee
 def judge(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'take_folder', 'check_overwrite', 'run_folder', 'model_file', 'new_file', 'read_config', 'write_answers',
-           'read_answers', 'answer_rows', 'error_line', 'data_name', 'image_mark', 'write_marks', 'count_seen',
-           'compare_runs']
+           'Answered', 'read_answers', 'answer_rows', 'error_line', 'data_name', 'image_mark', 'write_marks',
+           'count_seen', 'compare_runs']
 
 # %% ../../nbs/878_run_folders.ipynb #8301fefc
 import csv
@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core import DataError, WriteError
 from .parser import nearest
@@ -149,19 +149,34 @@ def write_answers(
             writer.writerow(COLUMNS)
             for row in rows: writer.writerow((*row[:3], *(f"{one:.6f}" for one in row[3:])))
 
+# %% ../../nbs/878_run_folders.ipynb #2ae7f2cc
+class Answered(NamedTuple):
+    "What a run's model answered for a validation image."
+
+    label: str
+    answer: str
+    confidence: float = 1.0  # in [0, 1]: the probability of the answer
+
+    @property
+    def right(self) -> bool: return self.label == self.answer
+
 # %% ../../nbs/878_run_folders.ipynb #f5606bb2
 def read_answers(
     run: str | Path,  # the folder of a run
-) -> dict[str, tuple[str, str]]:  # label and answer by file
-    "Read which label and which answer each validation image of a run has."
+) -> dict[str, Answered]:  # by file, as it is named below the data's folder
+    "Read how each validation image of a run was answered. Raises `DataError`."
     path = Path(run) / "validation.csv"
     if not path.is_file():
         raise DataError(f"{run} has no validation.csv, so it is not the folder of a run; "
                         "give the folders that petbook train wrote")
     with open(path, newline="", encoding="utf-8") as file: rows = list(csv.DictReader(file))
-    if not rows or not set(COLUMNS[:3]) <= set(rows[0]):
-        raise DataError(f"{path} has not the columns {', '.join(COLUMNS[:3])}, or no rows")
-    return {row["file"]: (row["label"], row["answer"]) for row in rows}
+    needed = COLUMNS[:4]
+    if not rows or not set(needed) <= set(rows[0]):
+        raise DataError(f"{path} has not the columns {', '.join(needed)}, or no rows")
+    try: return {row["file"]: Answered(row["label"], row["answer"], float(row["probability"]))
+                 for row in rows}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} is not the table of a run's answers: {error}") from error
 
 # %% ../../nbs/878_run_folders.ipynb #05fc18fc
 def answer_rows(
@@ -236,15 +251,15 @@ def compare_runs(
     "Compare two runs image by image. Raises `DataError` if they share no validation images."
     one, two = read_answers(first), read_answers(second)
     shared = sorted(set(one) & set(two))
-    labels_differ = [file for file in shared if one[file][0] != two[file][0]]
+    labels_differ = [file for file in shared if one[file].label != two[file].label]
     if labels_differ:
         file = labels_differ[0]
-        raise DataError(f"{file} is labelled {one[file][0]!r} in {first} and "
-                        f"{two[file][0]!r} in {second}: not the same data")
+        raise DataError(f"{file} is labelled {one[file].label!r} in {first} and "
+                        f"{two[file].label!r} in {second}: not the same data")
     if len(shared) < len(one) or len(shared) < len(two):
         raise DataError(f"the runs were validated on different images ({len(one)} and "
                         f"{len(two)}, {len(shared)} in common); train both with the same "
                         "data, seed and valid_pct")
-    right = [(one[file][0] == one[file][1], two[file][0] == two[file][1]) for file in shared]
+    right = [(one[file].right, two[file].right) for file in shared]
     return Comparison(*(right.count(pair) for pair in
                         ((True, True), (True, False), (False, True), (False, False))))

@@ -139,7 +139,7 @@ def read_others(
     dataset = replace(valid.dataset, items=sources, targets=targets, training=augment)
     workers = min(valid.num_workers, default_workers(len(sources), valid.start_method))
     loader = replace(valid, dataset=dataset, bs=bs or valid.bs, num_workers=workers,
-                     fitting=False, shuffle=False, weights=None)
+                     fitting=False, shuffle=False, weights=None, told=set())
     loader.set_epoch(epoch)
     return loader
 
@@ -152,12 +152,13 @@ def read_again(
     epoch: int = 0,  # in the random form of which epoch, from 0
 ) -> Loader:  # in order, nothing left out, each with its own target
     "Read a loader's items in order, as in validation."
-    data = loader.dataset
-    if positions is None: return read_others(loader, data.items, data.targets, bs, augment,
-                                             epoch)
-    positions = list(positions)
-    return read_others(loader, take_items(data.items, positions), data.targets[positions], bs,
-                       augment, epoch)
+    items, targets = loader.dataset.items, loader.dataset.targets
+    if positions is not None:
+        positions = list(positions)
+        items, targets = take_items(items, positions), targets[positions]
+    again = read_others(loader, items, targets, bs, augment, epoch)
+    again.told = loader.told  # a file that cannot be read is warned of once
+    return again
 
 # %% ../../nbs/360_dataloaders.ipynb #0e522561
 @dataclass(repr=False)

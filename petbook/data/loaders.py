@@ -113,16 +113,17 @@ def warn_of_skipped(
     loader: "Loader",  # after a pass
 ) -> None:
     "Warn of files that were left out, each once. Raises `DataError` if nothing was left."
-    new = list(loader.skipped.items())[loader.reported :]
-    loader.reported = len(loader.skipped)
     if not loader.skipped: return
     names = {item_name(item, place) for place, item in enumerate(loader.dataset.items)}
     if names <= loader.skipped.keys():
         file, reason = next(iter(loader.skipped.items()))
         raise DataError(f"none of the {len(loader.dataset)} images can be read, for instance "
                         f"{file}: {reason}")
+    new = {file: why for file, why in loader.skipped.items() if file not in loader.told}
+    loader.told |= new.keys()
     if not new: return
-    lines = first_few([f"  {file}: {reason}" for file, reason in new], "loader.skipped")
+    lines = first_few([f"  {file}: {reason}" for file, reason in new.items()],
+                      "loader.skipped")
     warnings.warn("\n".join([f"left out {len(new)} of {len(loader.dataset)} images:", *lines]),
                   stacklevel=3)
 
@@ -196,7 +197,9 @@ class Loader:
     start_method: str | None = None
     on_error: str = "raise"  # an image that cannot be read: "raise" or "skip"
     skipped: dict = field(default_factory=dict, init=False)  # file -> why it was left out
-    reported: int = field(default=0, init=False)  # how many of these have been warned of
+    # those that have been warned of; a copy of the loader, of another size for instance, has
+    # the same set, so that a warning comes once
+    told: set[str] = field(default_factory=set, compare=False)
     reader: DataLoader | None = field(default=None, init=False)  # made when first needed
     position: LoaderPosition = field(default_factory=LoaderPosition, init=False, compare=False)
 

@@ -12,17 +12,17 @@ from functools import lru_cache
 
 from PIL import Image, ImageCms
 
-# %% ../../nbs/101_colours.ipynb #a7e61513
+# %% ../../nbs/101_colours.ipynb #cb661e8d
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # mode: the space of its profiles
 _ROUNDING = 3  # levels of 255
 _MOST_BYTES = 2**22  # of a profile; those of printing presses have 2 MB
 
 def _moves_colours(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    "Does a transform change any colour of a grid by more than rounding?"
+    "Does a transform change a colour of a grid, or a grey, by more than rounding?"
     if mode == "CMYK": return True
-    levels = range(0, 256, 51)
+    levels, greys = range(0, 256, 51), [(level,) * 3 for level in range(256)]
     colours = [(r, g, b) for r in levels for g in levels for b in levels]
-    if mode == "L": colours = [(level,) * 3 for level in range(256)]
+    colours = greys if mode == "L" else colours + greys
     grid = Image.new("RGB", (len(colours), 1))
     grid.putdata(colours)
     moved = ImageCms.applyTransform(grid.convert(mode), transform)
