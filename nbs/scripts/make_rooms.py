@@ -176,12 +176,13 @@ def make_references():
              "use them", "---", "",
              "Where a page names a preprint, it links to this list. `references.bib`, beside the notebooks, holds "
              "the same for BibTeX.", "", "::: {.rooms}", "", "| paper | used in |", "|:---------------|:---|"]
-    for paper in sorted(read_papers(), key=lambda one: (one["author"].replace(" and others", "")
-                                                      .split(",")[0].split()[-1], one["year"])):
+    for paper in sorted(read_papers(), key=lambda one: (one["author"].split(" and ")[0].split()[-1], one["year"])):
+        names = paper["author"].removesuffix(" and others").replace(" and ", ", ")
+        if paper["author"].endswith(" and others"): names += " and others"
         number = paper.get("eprint")
         anchor = f"arxiv-{number.replace('.', '-')}" if number else paper["key"]
         link = f" [arXiv:{number}](https://arxiv.org/abs/{number})" if number else ""
-        lines.append(f"| []{{#{anchor}}}{paper['author']}. *{paper['title']}*. {paper['journal']}.{link} "
+        lines.append(f"| []{{#{anchor}}}{names}. *{paper['title']}*. {paper['journal']}.{link} "
                      f"| {' '.join(naming_pages(paper))} |")
     return "\n".join([*lines, "", ":::", ""])
 
