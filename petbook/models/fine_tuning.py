@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fit_one_cycle', 'fit_flat_cos', 'fit_sgdr', 'turned', 'fine_tune_gently', 'try_tuning', 'fine_tune']
 
-# %% ../../nbs/650_fine_tuning.ipynb #9a740dff
+# %% ../../nbs/650_fine_tuning.ipynb #22264afa
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,8 @@ from ..training.events import as_callbacks
 from ..training.schedules import flat_cos, one_cycle, sgdr
 from ..training.trainer import Trainer
 from .probe import linear_probe
-from .choosing import choose_head, trial_data
+from .choosing import choose_head, trial_data, trial_items
+from .features import training_features
 from .freezing import freeze, hold_norms, lr_range, unfreeze
 
 if TYPE_CHECKING: from petbook.training.events import Callback
@@ -122,18 +123,20 @@ def fine_tune_gently(
     rates = slice(base_lr / 2 / lr_mult, base_lr / 20)
     fit_one_cycle(trainer, epochs, rates, phase="unfrozen", **settings)
 
-# %% ../../nbs/650_fine_tuning.ipynb #b9a5ebc2
+# %% ../../nbs/650_fine_tuning.ipynb #86018d32
 def try_tuning(
     trainer: "Trainer",  # or a `Learner`; it stays as it is
     epochs: int,  # epochs
     **settings,  # for `fine_tune_gently`
 ) -> tuple[float, float]:  # errors on items held out: of the head alone, and after tuning
     "Tune a copy of the network on a part of the training items, and see whether it helps."
-    trial = Trainer(trial_data(trainer.dls), copy.deepcopy(trainer.model), trainer.loss_func,
-                    trainer.opt_func, splitter=trainer.splitter, wd=trainer.wd,
-                    moms=trainer.moms, precision=trainer.precision, seed=trainer.seed,
-                    device=trainer.device)
+    learned, held_out = trial_items(trainer.dls.train.dataset.targets)
+    dls = trial_data(trainer.dls, learned, held_out)
+    trial = Trainer(dls, copy.deepcopy(trainer.model), trainer.loss_func, trainer.opt_func,
+                    splitter=trainer.splitter, wd=trainer.wd, moms=trainer.moms,
+                    precision=trainer.precision, seed=trainer.seed, device=trainer.device)
     trial.progress.table, trial.progress.bar = False, trainer.progress.bar
+    trial.kept_features = training_features(trainer, trainer.dls).part(learned, dls)
     choose_head(trial, larger=False)
 
     def error() -> float:

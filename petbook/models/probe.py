@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Probe', 'linear_probe']
 
-# %% ../../nbs/640_probe.ipynb #94c77426
+# %% ../../nbs/640_probe.ipynb #6e5a3cff
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..core import DataError
 from ..training.bits import same_bits
-from .features import body_of, pooled_features
+from .features import body_of, training_features
 from .heads import set_linear_head
 from .logistic import solve_probe
 
@@ -33,7 +33,7 @@ class Probe:
                     f"{self.loss:.3f})" if len(self.tried) > 1 else "")
         return f"linear probe on {self.n_items} items: penalty {self.l2:g}{held_out}"
 
-# %% ../../nbs/640_probe.ipynb #b7c5ddd4
+# %% ../../nbs/640_probe.ipynb #b93fe2c0
 def linear_probe(
     trainer: "Trainer",  # or a `Learner`, whose model came from `create_vision_model`
     # strengths of the L2 penalty to choose from, strong to weak
@@ -48,7 +48,8 @@ def linear_probe(
                         "that needs petbook's DataLoaders")
     n_out = dls.c
     body_of(trainer.model)  # refuses other models before the work begins
-    features, y = pooled_features(trainer, dls.read_again(dls.train, bs=dls.valid.bs))
+    taken = training_features(trainer, dls)
+    features, y = taken.features, taken.targets
     meter = trainer.progress.work(25 * (5 * len(penalties) + 1), "solving")  # about
     with same_bits(trainer.deterministic):
         weight, bias, tried = solve_probe(features, y, n_out, sorted(penalties, reverse=True),
