@@ -124,12 +124,12 @@ def choose_head(
     set_linear_head(trainer, taken.weight, taken.bias)
     return HeadChoice(taken, tried, len(dls.train.dataset.items))
 
-# %% ../../nbs/647_choosing.ipynb #d0e5c398
+# %% ../../nbs/647_choosing.ipynb #14e65e6f
 def trial_items(
     targets: Tensor,  # int64 (N,), of the training images
     most: int = 500,  # images to hold out, at most
 ) -> tuple[list[int], list[int]]:  # positions to learn from, positions held out
-    "Hold out a fifth of the training images, or as many as `most`; learn from four times that."
+    "Hold out a fifth of the images, or as many as `most`; learn from four times that."
     folds = even_folds(targets, max(5, math.ceil(len(targets) / most)))
     held_out = (folds == 0).nonzero().flatten().tolist()
     return ((folds > 0) & (folds < 5)).nonzero().flatten().tolist(), held_out
