@@ -265,6 +265,8 @@ def check_notebook(path):
     titles = [source for kind, source, _ in cells if kind == "markdown"]
     if not titles or not re.match(r"# .+\n\n> .+", titles[0]):
         problems.append(f"{path}: the first text is not a title and a one-line subtitle")
+    elif not re.fullmatch(r"# .+\n\n> .+(\n- .+)*\s*", titles[0]):
+        problems.append(f"{path}: the site drops what stands below the subtitle; give it a cell of its own")
     if not any(outputs for _, _, outputs in cells): problems.append(f"{path}: no stored outputs")
     for kind, source, outputs in cells:
         if kind == "code": check_outputs(path, source, outputs)
