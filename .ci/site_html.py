@@ -51,6 +51,7 @@ def picture(kind, data, options, folder, size):
     (folder / ".figures").mkdir(exist_ok=True)
     (folder / ".figures" / name).write_bytes(content)
     alt, caption = (html.escape(str(options.get(key) or "")) for key in ("fig-alt", "fig-cap"))
+    caption = re.sub(r"`([^`]+)`", r"<code>\1</code>", caption)
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
     wide = f' width="{size["width"]}"' if "width" in size else ""
     return raw(f'<figure class="figure"><p><img class="img-fluid figure-img" src="ROOT.figures/{name}" '

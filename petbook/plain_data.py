@@ -15,6 +15,13 @@ from .core import ModelFileError
 # %% ../nbs/003_plain_data.ipynb #7a643a74
 _own_classes = {}  # name -> class, for petbook's own subclasses of Configured
 
+def _told(value: object) -> str:
+    "Write a value as Python would, but functions by their names alone."
+    if inspect.isroutine(value): return value.__name__
+    if type(value) is tuple:
+        return f"({', '.join(map(_told, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
 class Configured:
     "Something that can be made again from its constructor's arguments."
 
@@ -36,7 +43,7 @@ class Configured:
     def __repr__(self) -> str:
         values = {parameter.name: (getattr(self, parameter.name), parameter.default)
                   for parameter in inspect.signature(type(self)).parameters.values()}
-        told = [f"{name}={value!r}" for name, (value, usual) in values.items()
+        told = [f"{name}={_told(value)}" for name, (value, usual) in values.items()
                 if value != usual]
         return f"{type(self).__name__}({', '.join(told)})"
 

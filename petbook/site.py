@@ -79,9 +79,10 @@ def signature_text(
 
 # %% ../nbs/895_site.ipynb #948121b1
 def _options(text: str) -> str:
-    "A text in which pandoc makes no dash of the two hyphens of an option."
-    return re.sub(r"(`[^`]*`)|(?<![\w-])--(?=\w)", lambda found: found[1] or r"\-\-",
-                  text)
+    "A text in which pandoc keeps the two hyphens of an option, and a backslash."
+    kept = {"--": r"\-\-", "\\": r"\\"}
+    return re.sub(r"(`[^`]*`)|(?<![\w-])--(?=\w)|\\(?=[a-z])",
+                  lambda found: found[1] or kept[found[0]], text)
 
 def _table(rows: list[tuple[str, str, str, str]]) -> str:
     "The parameters as a table of Markdown; empty if there is nothing to say."
@@ -93,7 +94,7 @@ def _table(rows: list[tuple[str, str, str, str]]) -> str:
     lines = ["::: {.parameters}", "", "| parameter | type | default | meaning |",
              "|:------|:------|:----|:------------|"]
     for name, kind, default, words in rows:
-        words = _options(bars(words))
+        words = bars(_options(words))
         lines.append(f"| {code(name)} | {code(kind)} | {code(default)} | {words} |")
     return "\n".join([*lines, "", ":::"])
 

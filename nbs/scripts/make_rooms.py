@@ -142,7 +142,7 @@ def make_reference():
         for room, _, _, module, _ in rooms:
             if room[0] != digit or module == "all": continue
             for name, words, defined in public_names(module):
-                shown = words.replace("|", "\\|").replace("<", "\\<")
+                shown = re.sub(r"(`[^`]*`)|<", lambda found: found[1] or r"\<", words.replace("|", "\\|"))
                 anchor = f"#api-{name}" if defined else ""
                 rows.append(f"| [`{name}`]({files[module]}{anchor}) | {shown} | [{room}]({files[module]}) |")
         lines += [f"## {wing}", "", "```{=html}", f"<details><summary>{len(rows)} names</summary>", "```", "",

@@ -278,7 +278,8 @@ def plot_calibration(
         draw_reliability(ax, found)
         ax.set_title(f"{title}: ECE {found.error:.3f}")
     axes[1].set_ylabel("")
-    axes[0].legend(loc="upper left", fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3,
+                  fontsize=8, frameon=False)
     return figure if return_fig else None
 
 # %% ../../nbs/710_scores.ipynb #42708c0b
