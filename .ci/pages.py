@@ -76,6 +76,7 @@ def faults_of(source, views):
         "blocks that scroll sideways, 1300": desk["scrolls"],
         "blocks that scroll sideways, 390": phone["scrolls"],
         "blocks of code with a line over the width, 1300": code_lines,
+        "tables wider than the column, 1300": desk["tables"],
         "pages wider than the screen, 1300": desk["wide"][:1] if desk["page"] > WIDTHS[0] else [],
         "pages wider than the screen, 390": phone["wide"][:1] or ["?"] if phone["page"] > WIDTHS[1] else [],
         f"pages over {HEIGHT} px, or over what LONGER allows": [f"{desk['height']} px"] * (
