@@ -61,7 +61,7 @@ def measure(x, y, n_out, counts):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photographs", type=Path, default=shared / "pets" / "images")
-    parser.add_argument("--features", type=Path, default=Path("features"), help="where features are kept")
+    parser.add_argument("--features", type=Path, default=Path.home() / ".cache" / "petbook" / "few_photographs", help="where features are kept")
     options = parser.parse_args()
     x, y, files = features_of(options, "photographs", 224, "auto")
     x = x[:, x.shape[1] // 2 :]  # the averages of the feature maps
