@@ -1,12 +1,13 @@
 """How far can answers be trusted? Known or not, sets that hold, and one class more.
 
     python nbs/scripts/measure_trust.py features --photographs FOLDER --strangers FOLDER
-    python nbs/scripts/measure_trust.py known sets uneven growing suggesting
+    python nbs/scripts/measure_trust.py known fresh sets uneven growing refusals suggesting
+    python nbs/scripts/measure_trust.py command --run RUN --new FOLDER
 
 `features` sends every image through its network once: the photographs through EfficientNet-Lite0,
 drawn pets through petnet, and strangers (digits of scikit-learn, photographs without animals)
 through both. The other parts need only those features, on one core, and write
-`results/trust.json`. Where pytorch-ood and TorchCP are installed they judge the same features;
+`results/trust.json`; `command` times `petbook add-class` in cold processes. Where pytorch-ood and TorchCP are installed they judge the same features;
 where they are not, their rows are left as they were."""
 import argparse
 import json
@@ -20,11 +21,14 @@ from torch.nn import functional as F
 
 from petbook.core import random_stream
 from petbook.interpretation.known import (
-    energy, fit_detector, fit_gaussians, largest_logit, neighbour_distance, separation)
+    centred_energy, combined_score, energy, fit_detector, fit_gaussians, largest_logit,
+    neighbour_distance, p_values, separation, unit_length)
 from petbook.interpretation.scores import wilson_interval
 from petbook.interpretation.sets import (
     class_p_values, cross_p_values, measure_sets, prediction_sets, strangeness)
-from petbook.models.logistic import even_folds, solve_probe
+from petbook.models.discriminant import choose_discriminant
+from petbook.models.logistic import even_folds, fit_logistic, item_axes, solve_probe
+from petbook.models.recomputing import HeadSolver, fold_logits
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "trust.json"
@@ -97,32 +101,54 @@ def make_features(options):
                     options.cache / "photographs.pt")
     folder = get_pets("sketch", images_per_breed=10) / "images"
     features_of(folder, "petnet", {"digits": digits()}, options.cache / "drawn.pt")
+    folder = get_pets("sketch", images_per_breed=22) / "images"
+    features_of(folder, "petnet", {}, options.cache / "fresh.pt")
 
 
 # ---- known or not -----------------------------------------------------------------------------
 
-def fold_logits(z, y, classes, penalty, parts=10):
-    "Logits of every training image by a head that did not learn from it, and the folds."
-    folds, logits = even_folds(y, parts), torch.zeros(len(z), classes)
-    for fold in range(parts):
-        out = folds == fold
-        weight, bias, _ = solve_probe(z[~out], y[~out], classes, [penalty])
-        logits[out] = z[out] @ weight.T + bias
-    return logits, folds
+def fold_heads(z, y, classes, penalty=3e-3, parts=10):
+    """Solve a probe of all images and one without each fold, in coordinates that all share.
+
+    Returns the head, the folds' heads, the folds, and each image's logits by its fold's head."""
+    mean, std = z.mean(0), z.std(0)
+    std = std.clamp_min(1e-3 * std.mean())
+    axes = item_axes((z - mean) / std)
+    x, folds = ((z - mean) / std) @ axes, even_folds(y, parts)
+
+    def back(answer):
+        weight = answer[:, :-1] @ axes.T / std
+        return weight, answer[:, -1] - weight @ mean
+
+    whole = fit_logistic(x, y, classes, penalty, tolerance=1e-5)
+    heads = [back(fit_logistic(x[folds != fold], y[folds != fold], classes, penalty, whole,
+                               tolerance=1e-5)) for fold in range(parts)]
+    held = torch.zeros(len(z), classes)
+    for fold, (weight, bias) in enumerate(heads):
+        held[folds == fold] = z[folds == fold] @ weight.T + bias
+    return back(whole), heads, folds, held
 
 
 def others(train, y, weight, bias, parts):
-    "Scores of pytorch-ood's detectors on the same features; higher: better known."
+    """Scores of pytorch-ood's detectors on the same features; higher: better known.
+
+    Those that need more images than features (Mahalanobis, RMD, GMM) are left out."""
     try: from pytorch_ood import detector
     except ImportError: return {}
+    head = torch.nn.Linear(*weight.T.shape).requires_grad_(False)
+    head.load_state_dict({"weight": weight, "bias": bias})
     with mock.patch.object(sys, "stderr"):
         logits = {kind: z @ weight.T + bias for kind, z in parts.items()}
-        found = {"MaxSoftmax*": {kind: -detector.MaxSoftmax.score(one) for kind, one in logits.items()},
-                 "EnergyBased*": {kind: -detector.EnergyBased.score(one) for kind, one in logits.items()},
-                 "MaxLogit*": {kind: -detector.MaxLogit.score(one) for kind, one in logits.items()}}
-        fitted = {"KNN*": detector.KNN(None, k=3).fit_features(train, y),
-                  "ViM*": detector.ViM(None, d=64, w=weight, b=bias).fit_features(train, y)}
-        for name, one in fitted.items():
+        found = {f"{name}*": {kind: -getattr(detector, name).score(one)
+                              for kind, one in logits.items()}
+                 for name in ("MaxSoftmax", "EnergyBased", "MaxLogit", "GEN")}
+        made = {"KNN*": detector.KNN(None, k=3), "KNN, one neighbour*": detector.KNN(None, k=1),
+                "ViM*": detector.ViM(None, d=64, w=weight, b=bias),
+                "SHE*": detector.SHE(None, head), "NNGuide*": detector.NNGuide(None, head),
+                "fDBD*": detector.fDBD(None, head), "NCI*": detector.NCI(None, head),
+                "DICE*": detector.DICE(None, w=weight, b=bias, p=0.7)}
+        for name, one in made.items():
+            one.fit_features(train, y)
             found[name] = {kind: -one.predict_features(z).float() for kind, z in parts.items()}
     return found
 
@@ -147,47 +173,85 @@ def split_of(data, draw, held_breeds=5, parts=5, dealt=False):
     return z[rows[~valid]], number[y[rows[~valid]]], z[rows[valid]], z[near]
 
 
-def fit_draw(train, y, classes, penalty=3e-3):
-    """A head and a detector from training images; the penalty is the one that the probe chooses
-    for all images."""
-    weight, bias, _ = solve_probe(train, y, classes, [penalty])
-    held, _ = fold_logits(train, y, classes, penalty)
-    return weight, bias, fit_detector(train, held)
+def fit_draw(train, y, classes):
+    """A probe and a discriminant of training images, each with its detector.
+
+    The penalty is the one that the probe chooses for all images. A discriminant is given the
+    averages alone, as `head="auto"` does."""
+    (weight, bias), _, _, held = fold_heads(train, y, classes)
+    averages = lambda z: z[:, z.shape[1] // 2:]
+    chosen = choose_discriminant(averages(train), y, classes)
+    solver = HeadSolver("discriminant", chosen.shrinkage, chosen.temperature)
+    of_averages = chosen.weight, chosen.bias
+    folded = fold_logits(averages(train), y, classes, solver)
+    return {"probe": (lambda z: F.linear(z, weight, bias), held, fit_detector(train, held)),
+            "discriminant": (lambda z: F.linear(averages(z), *of_averages), folded,
+                             fit_detector(train, folded))}, weight, bias
 
 
 def one_draw(data, draw, held_breeds=5):
     "Each detector's separation of known images from near and far ones; ten images of each class."
     train, y, known_images, near = split_of(data, draw, held_breeds, dealt=True)
-    weight, bias, ours = fit_draw(train, y, len(data["vocab"]) - held_breeds)
+    fitted, weight, bias = fit_draw(train, y, len(data["vocab"]) - held_breeds)
     images = {"known": known_images, "near": near, "far": torch.cat(list(data["far"].values()))}
     logits = {kind: one @ weight.T + bias for kind, one in images.items()}
-    gauss = fit_gaussians(train, y)
+    gauss, (answer, folded, detector) = fit_gaussians(train, y), fitted["discriminant"]
+    away = {kind: neighbour_distance(one, train) for kind, one in images.items()}
+    raw = torch.stack([energy(folded).mean(), energy(folded).std(), *detector.scale[2:]])
     scores = {"largest probability": {kind: one.softmax(1).amax(1) for kind, one in logits.items()},
               "energy": {kind: energy(one) for kind, one in logits.items()},
               "largest logit": {kind: largest_logit(one) for kind, one in logits.items()},
               "Mahalanobis": {kind: -gauss.distances(one).amin(1) for kind, one in images.items()},
-              "third neighbour": {kind: -neighbour_distance(one, train) for kind, one in images.items()},
-              "energy and neighbour": {kind: ours.scores(images[kind], logits[kind]) for kind in images}}
+              "third neighbour": {kind: -one for kind, one in away.items()},
+              "energy and neighbour": {kind: fitted["probe"][2].scores(one, logits[kind])
+                                       for kind, one in images.items()},
+              "the same of a discriminant": {kind: detector.scores(one, answer(one))
+                                             for kind, one in images.items()},
+              "of a discriminant, mean left in": {
+                  kind: combined_score(energy(answer(one)), away[kind], raw)
+                  for kind, one in images.items()}}
     scores |= others(train, y, weight, bias, images)
-    return {name: {kind: separation(one["known"], one[kind]) for kind in ("near", "far")}
-            for name, one in scores.items()}
+    found = {name: {kind: separation(one["known"], one[kind]) for kind in ("near", "far")}
+             for name, one in scores.items()}
+    return found, taught(data, draw, held_breeds)
+
+
+def taught(data, draw, held_breeds):
+    "How well a head that was taught the near strangers as well tells them: what features allow."
+    z, y, classes = data["z"], data["y"], len(data["vocab"])
+    stream = random_stream(draw, "known or not")
+    near = torch.randperm(classes, generator=stream)[:held_breeds]
+    rows = torch.randperm(len(y), generator=stream)
+    valid = even_folds(y[rows], 5) == draw % 5
+    weight, bias, _ = solve_probe(z[rows[~valid]], y[rows[~valid]], classes, [3e-3])
+    stranger = (z[rows[valid]] @ weight.T + bias).softmax(1)[:, near].sum(1)
+    is_near = torch.isin(y[rows[valid]], near)
+    return separation(-stranger[~is_near], -stranger[is_near])
 
 
 def judged(data, draws, dealt, held_breeds=5):
     """p-values of known, near and far images, and the share of known ones refused at 5 %.
 
     A draw's images share one detector, so the interval is made of the draws, not of the images."""
-    p, shares = {"known": [], "near": [], "far": []}, []
+    p, shares = {"known": [], "near": [], "far": []}, {"probe": [], "discriminant": []}
     for draw in range(draws):
         train, y, images, near = split_of(data, draw, held_breeds, dealt=dealt)
-        weight, bias, ours = fit_draw(train, y, len(data["vocab"]) - held_breeds)
-        for kind, one in {"known": images, "near": near, "far": torch.cat([*data["far"].values()])}.items():
-            p[kind].append(ours.p_values(one, one @ weight.T + bias))
-        shares.append((p["known"][-1] <= 0.05).double().mean().item())
+        fitted, _, _ = fit_draw(train, y, len(data["vocab"]) - held_breeds)
+        far = torch.cat([*data["far"].values()])
+        for kind, one in {"known": images, "near": near, "far": far}.items():
+            for head, (answer, _, ours) in fitted.items():
+                found = ours.p_values(one, answer(one))
+                if kind == "known": shares[head].append((found <= 0.05).double().mean().item())
+                if head == "probe": p[kind].append(found)
+    return p, {head: share_of(one) | {"draws": draws, "count": sum(map(len, p["known"]))}
+               for head, one in shares.items()}
+
+
+def share_of(shares):
+    "Mean of the shares of draws, and its interval."
     found = mean_range(shares)
-    return p, {"value": found["mean"], "low": round(found["mean"] - found["half"], 4),
-               "high": round(found["mean"] + found["half"], 4), "draws": draws,
-               "count": sum(map(len, p["known"]))}
+    return {"value": found["mean"], "low": round(found["mean"] - found["half"], 4),
+            "high": round(found["mean"] + found["half"], 4)}
 
 
 def known(options, draws=10, long=20):
@@ -196,18 +260,65 @@ def known(options, draws=10, long=20):
     for name in "photographs", "drawn":
         data = torch.load(options.cache / f"{name}.pt")
         found = [one_draw(data, draw) for draw in range(draws)]
-        rows = {detector: {kind: mean_range([one[detector][kind] for one in found])
-                           for kind in ("near", "far")} for detector in found[0]}
+        rows = {detector: {kind: mean_range([one[detector][kind] for one, _ in found])
+                           for kind in ("near", "far")} for detector in found[0][0]}
         rows = dict(sorted(rows.items(), key=lambda one: one[1]["near"]["mean"]))
-        p, refused = judged(data, long, False)
-        result[name] = {"separation": rows, "refused": refused,
-                        "refused_dealt": judged(data, long // 2, True)[1],
+        p, random = judged(data, long, False)
+        _, dealt = judged(data, long // 2, True)
+        result[name] = {"separation": rows, "taught": mean_range([one for _, one in found]),
+                        "refused": random["probe"], "refused_dealt": dealt["probe"],
+                        "refused_discriminant": random["discriminant"],
+                        "refused_dealt_discriminant": dealt["discriminant"],
                         "strangers": {kind: len(one) for kind, one in data["far"].items()},
                         "caught": {kind: [round((torch.cat(one) <= share).double().mean().item(), 4)
                                           for share in SHARES] for kind, one in p.items()}}
         print(name, {one: (row["near"]["mean"], row["far"]["mean"]) for one, row in rows.items()},
-              refused, result[name]["refused_dealt"], flush=True)
+              random, dealt, result[name]["taught"], flush=True)
     write("known", result)
+
+
+def third_nearest(likeness):
+    "Distance to the third nearest, from the products of unit vectors."
+    return (2 - 2 * likeness.topk(3, dim=1).values[:, -1]).clamp_min(0).sqrt()
+
+
+def fresh_draw(z, y, classes, train, rest):
+    """p-values of images that nothing was fitted on: by the detector, and by the strict form, in
+    which each fold's head and neighbours judge an image against that fold (Vovk, 2015)."""
+    (weight, bias), heads, folds, held = fold_heads(z[train], y[train], classes)
+    ours = fit_detector(z[train], held)
+    short = ours.p_values(z[rest], z[rest] @ weight.T + bias)
+    known_rows, new_rows = unit_length(z[train]), unit_length(z[rest])
+    own, new = known_rows @ known_rows.T, new_rows @ known_rows.T
+    counted = torch.zeros(len(rest))
+    for fold, (weight, bias) in enumerate(heads):
+        here = folds == fold
+        reference = combined_score(centred_energy(held[here]),
+                                   third_nearest(own[here][:, ~here]), ours.scale)
+        score = combined_score(centred_energy(z[rest] @ weight.T + bias),
+                               third_nearest(new[:, ~here]), ours.scale)
+        counted += p_values(score, reference) * (len(reference) + 1) - 1
+    return {"short": short, "strict": (counted + 1) / (len(train) + 1)}
+
+
+def fresh(options, draws=14, size=256, held_breeds=5):
+    "Refusals of drawn pets that nobody has dealt out: training images and new ones by chance."
+    data = torch.load(options.cache / "fresh.pt")
+    z, labels, classes, p = data["z"], data["y"], len(data["vocab"]), {"short": [], "strict": []}
+    for draw in range(draws):
+        stream = random_stream(draw, "fresh")
+        breeds = torch.randperm(classes, generator=stream)[held_breeds:].sort().values
+        number = torch.full((classes,), -1)
+        number[breeds] = torch.arange(len(breeds))
+        rows = (number[labels] >= 0).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=stream)]
+        found = fresh_draw(z, number[labels], len(breeds), rows[:size], rows[size:])
+        for name, one in found.items(): p[name].append(one)
+        print(draw, {name: round((one[-1] <= 0.05).double().mean().item(), 3)
+                     for name, one in p.items()}, flush=True)
+    write("fresh", {"draws": draws, "training": size, "count": sum(map(len, p["short"])), **{
+        name: {str(asked): share_of([(one <= asked).double().mean().item() for one in found])
+               for asked in (0.025, 0.05, 0.1, 0.2)} for name, found in p.items()}})
 
 
 # ---- sets -------------------------------------------------------------------------------------
@@ -466,6 +577,70 @@ def growing(options, choices=10, penalty=3e-3):
                          for key in found[0] if key != "class"}})
 
 
+def discriminant_of(z, y, classes, solver=None):
+    "A discriminant by these settings, or by those it chooses, and its detector: answers, settings."
+    averages = lambda one: one[:, one.shape[1] // 2:]
+    if solver is None:
+        chosen = choose_discriminant(averages(z), y, classes)
+        solver = HeadSolver("discriminant", chosen.shrinkage, chosen.temperature)
+    weight, bias = solver(averages(z), y, classes)
+    detector = fit_detector(z, fold_logits(averages(z), y, classes, solver))
+    refused = lambda one: (detector.p_values(one, F.linear(averages(one), weight, bias))
+                           <= 0.05).double()
+    right = lambda one, wanted: (F.linear(averages(one), weight, bias).argmax(1) == wanted).double()
+    return refused, right, solver
+
+
+def refusals(options, choices=10):
+    "What a grown model refuses, and one trained from scratch: the head that `petbook train` takes."
+    data = torch.load(options.cache / "photographs.pt")
+    z, y, classes, far = data["z"], data["y"], len(data["vocab"]), torch.cat([*data["far"].values()])
+    shares = {}
+    for new in torch.randperm(classes, generator=random_stream(1, "new class"))[:choices].tolist():
+        rows = torch.randperm(len(y), generator=random_stream(new, "one class more"))
+        valid = torch.zeros(len(y), dtype=torch.bool)
+        valid[rows[even_folds(y[rows], 5) == 0]] = True
+        number = torch.tensor([one - (one > new) if one != new else classes - 1
+                               for one in range(classes)])[y]
+        old = number < classes - 1
+        before = discriminant_of(z[~valid & old], number[~valid & old], classes - 1)
+        models = {"before": before,
+                  "grown": discriminant_of(z[~valid], number[~valid], classes, before[2]),
+                  "scratch": discriminant_of(z[~valid], number[~valid], classes)}
+        for name, (refused, right, _) in models.items():
+            for kind, part in {"old": valid & old, "new": valid & ~old}.items():
+                shares.setdefault(f"{name}_{kind}", []).append(refused(z[part]).mean().item())
+                shares.setdefault(f"{name}_{kind}_right", []).append(
+                    right(z[part], number[part]).mean().item())
+            shares.setdefault(f"{name}_far", []).append(refused(far).mean().item())
+    write("refusals", {"choices": choices, "old_images": int((valid & old).sum()) * choices,
+                       "new_images": int((valid & ~old).sum()) * choices, "far_images": len(far),
+                       **{key: mean_range(values) for key, values in shares.items()}})
+    print({key: round(sum(values) / choices, 3) for key, values in shares.items()})
+
+
+def command(options, times=5):
+    "Time `petbook add-class` in cold processes, imports and all."
+    import subprocess
+    import tempfile
+    from resource import RUSAGE_CHILDREN, getrusage
+    walls, cores = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for place in range(times):
+            started, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", "from petbook.cli.main import main; main()",
+                            "add-class", options.run, options.new, "--out",
+                            f"{folder}/{place}"], check=True, capture_output=True)
+            after = getrusage(RUSAGE_CHILDREN)
+            walls.append(time.perf_counter() - started)
+            cores.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            print(f"{walls[-1]:.1f} s, {cores[-1]:.1f} s of a core", flush=True)
+    manifest = json.loads((Path(options.run) / "settings.json").read_text())
+    write("command", {"arch": manifest["arch"], "times": times,
+                      "images": sum(1 for _ in Path(options.new).iterdir()),
+                      "seconds": mean_range(walls), "core_seconds": mean_range(cores)})
+
+
 # ---- what to label next -----------------------------------------------------------------------
 
 def suggesting(options, draws=10, start=2, steps=(37, 74, 111)):
@@ -510,12 +685,15 @@ def suggesting(options, draws=10, start=2, steps=(37, 74, 111)):
 
 def main():
     "Run the parts that are asked for."
-    parts = {"features": make_features, "known": known, "sets": sets, "uneven": uneven,
-             "growing": growing, "suggesting": suggesting}
+    parts = {"features": make_features, "known": known, "fresh": fresh, "sets": sets, "uneven": uneven,
+             "growing": growing, "refusals": refusals,
+             "suggesting": suggesting, "command": command}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", choices=[*parts])
     parser.add_argument("--photographs", help="folder of photographs named like breed_12.jpg")
     parser.add_argument("--strangers", help="folder of photographs without animals")
+    parser.add_argument("--run", help="folder that `petbook train` left, for `command`")
+    parser.add_argument("--new", help="folder of images of a new class, for `command`")
     parser.add_argument("--cache", type=Path, default=Path("features"), help="folder for features")
     options = parser.parse_args()
     options.cache.mkdir(exist_ok=True)

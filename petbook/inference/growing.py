@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_through', 'features_of', 'trust_again', 'grow_file', 'regroup_file', 'suggest_labels']
 
-# %% ../../nbs/805_growing_files.ipynb #d46dfef9
+# %% ../../nbs/805_growing_files.ipynb #9ab3a7ff
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,18 +21,22 @@ from ..models.files import read_model_file, write_model_file
 from ..models.growing import (
     KnownFeatures, body_mark, features_file, grow_model, last_inputs, last_layer,
     read_features, regroup_model, write_features)
+from ..models.recomputing import head_kinds
 from .predictor import Predictor, list_items, load_learner, open_ahead
 
-# %% ../../nbs/805_growing_files.ipynb #4a8fd97d
+# %% ../../nbs/805_growing_files.ipynb #4444210b
 def _read_batch(predictor: Predictor, images: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     "Features, inputs of the last layer and logits of images, of one size or of several."
     same = len({image.shape for image in images}) == 1
+    width = last_layer(predictor.model)[1].in_features
     rows = []
     for part in [torch.stack(images)] if same else [image[None] for image in images]:
         with torch.inference_mode():
             x = predictor.batch_stage(part.to(predictor.device))
             features, logits = features_and_logits(predictor.model, x)
-            inputs = last_inputs(predictor.model, x)
+            # a computed head is given just these, or the averages at their end
+            if head_kinds(predictor.model): inputs = features[:, -width:]
+            else: inputs = last_inputs(predictor.model, x)[0]
         rows.append((features.cpu(), inputs.cpu(), logits.cpu()))
     return tuple(torch.cat(column) for column in zip(*rows))
 
@@ -77,7 +81,7 @@ def features_of(
                         f"give those that were written with {model}")
     return known
 
-# %% ../../nbs/805_growing_files.ipynb #fa49bfcb
+# %% ../../nbs/805_growing_files.ipynb #4e24df54
 def trust_again(
     old: Trust | None,  # of the model before
     known: KnownFeatures,  # of the classes that are now
@@ -86,14 +90,16 @@ def trust_again(
 ) -> tuple[Trust, Tensor, Tensor] | str:
     "Fit trust on kept features where that is honest; else say in words why not."
     if old is None: return "left out, as the model had none"
-    if old.held_out != IN_FOLDS or old.detector.known.shape[1] != known.features.shape[1]:
+    if not len(known.features): return "left out, as no features are kept beside the model"
+    kept = known.solver and old.detector.known.shape[1] == known.pooled.shape[1]
+    if old.held_out != IN_FOLDS or not kept:
         return (f"left out: it was measured on {old.held_out}, whose features are not kept. "
                 "fit_trust(learn) measures it where the images are")
-    if not len(known.features): return "left out, as no features are kept beside the model"
     order = torch.randperm(len(known.features), generator=random_stream(42, "trust items"))
     rows = order[:most].sort().values
-    features, targets = known.features[rows], known.targets[rows]
-    trust, logits = trust_in_folds(features, targets, len(known.vocab))
+    targets = known.targets[rows]
+    trust, logits = trust_in_folds(known.pooled[rows], targets, len(known.vocab), known.solver,
+                                   known.features[rows])
     return trust, logits.argmax(1) == targets, targets
 
 # %% ../../nbs/805_growing_files.ipynb #bdffed04
@@ -155,7 +161,7 @@ def _name_of(images: object) -> str:
         return Path(images).resolve().name
     raise DataError("only a folder has a name for the new class; give name=")
 
-# %% ../../nbs/805_growing_files.ipynb #069588b0
+# %% ../../nbs/805_growing_files.ipynb #c0124dd8
 def grow_file(
     run: str | Path,  # a run's folder, or the model file in it
     images: str | Path | Sequence,  # folder with images of the new class, or a list of them
@@ -169,8 +175,9 @@ def grow_file(
     predictor = load_learner(model)
     known = features_of(model, predictor, features)
     if name in known.vocab: raise DataError(f"this model knows {name!r} already")
-    new = read_through(predictor, images)[1]
-    known = grow_model(predictor.model, known, new, name)
+    pooled, new, _ = read_through(predictor, images)
+    largest = pooled[:, :-new.shape[1]] if known.largest is not None else None
+    known = grow_model(predictor.model, known, new, name, largest)
     report(f"added     {name!r}, class {len(known.vocab)}, from {len(new)} images")
     out = Path(out or model.with_name(f"{model.stem}_{name}.safetensors"))
     return _finish(model, out, predictor, known, {"added": name, "images": len(new)}, report)

@@ -19,12 +19,13 @@ from .sets import held_out_p_values, measure_sets, prediction_sets
 from .trust import Trust, features_and_logits
 from ..models.cutting import evaluation_mode
 
-# %% ../../nbs/749_trust_sections.ipynb #7344525d
+# %% ../../nbs/749_trust_sections.ipynb #385e6726
 _SETS = """
 <p>Asked for one class, the model is right on {{ first }} of these images. Asked for the
 classes that come into question, it gives as few as hold the right one as often as you ask.
-Each image was judged by all others.</p>{{ table }}
-<p>Class by class, asked for 90 %; the classes that are covered worst come first.</p>
+The likeliest class is always kept, so that can be more often. Each image was judged by all
+others.</p>{{ table }}
+<p style="margin-top: 1.2em">Class by class, asked for 90 %; {{ which }}.</p>
 <div class="wide">{{ by_class }}</div>"""
 
 def sets_html(
@@ -43,22 +44,23 @@ def sets_html(
                      f"{alone / len(targets):.0%}"])
     header = ["asked for", "right class in the set", "classes in a set", "sets of one class"]
     by_class = measure_sets(prediction_sets(p, 0.9), targets).by_class
-    listed = sorted((share.value, str(name), f"{share.low:.0%} to {share.high:.0%}",
-                     f"{size:.2f}", count)
+    listed = sorted((share.value, str(name), share, f"{size:.2f}", count)
                     for name, (share, size, count) in zip(vocab, by_class) if count)
-    cells = [[name, f"{value:.0%}", span, size, count]
-             for value, name, span, size, count in listed[:most]]
+    cells = [[name, f"{value:.0%} ({share.low:.0%} to {share.high:.0%})", size, count]
+             for value, name, share, size, count in listed[:most]]
+    which = ("the class that is covered worst comes first" if len(listed) <= most else
+             f"the {most} of {len(listed)} classes that are covered worst")
     right = (probabilities.argmax(1) == targets).double().mean().item()
     return to_html(_SETS, first=f"{right:.1%}", table=table_html(header, rows, ""),
-                   by_class=table_html(["class", "in the set", "95 % interval",
-                                        "classes in a set", "images"], cells, ""))
+                   which=which, by_class=table_html(
+                       ["class", "in the set", "classes in a set", "images"], cells, ""))
 
-# %% ../../nbs/749_trust_sections.ipynb #c948a017
+# %% ../../nbs/749_trust_sections.ipynb #5b6282a2
 _KNOWN = """
 <p>The model can say <b>none of these</b>. It compares each image with {{ reference }}. At
 {{ asked }} false alarms it would refuse <b>{{ refused }}</b> of these images, all of which
 belong{{ cards and ". The least known of them:" or "." }}</p>{{ cards }}
-{% if strangers %}<p>And what does it say to strangers? Of each kind, the share that it
+{% if strangers %}<p style="margin-top: 1.2em">And what does it say to strangers? Of each kind, the share that it
 refuses, and how sure its largest probability would have been.</p>{{ strangers }}{% endif %}"""
 
 def known_html(

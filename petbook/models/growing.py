@@ -7,7 +7,7 @@ __all__ = ['last_layer', 'last_inputs', 'fit_correction', 'grow_layer', 'keep_ro
            'write_features', 'read_features', 'features_file', 'grow_model', 'regroup_model', 'without_classes',
            'merged_classes', 'learner_features', 'with_class']
 
-# %% ../../nbs/668_growing.ipynb #4ca50105
+# %% ../../nbs/668_growing.ipynb #714e1f11
 import difflib
 import hashlib
 import json
@@ -26,6 +26,8 @@ from torch.nn import functional as F
 from ..core import DataError, ModelFileError, atomic_path, check_range
 from ..data.files import get_image_files
 from .cutting import evaluation_mode
+from .features import pool_maps
+from .recomputing import HeadSolver, head_kinds, solver_of
 
 if TYPE_CHECKING:
     from petbook.data.dataloaders import DataLoaders
@@ -44,19 +46,26 @@ def last_layer(
                         "can be added only to a Linear one")
     return names[-1], layer
 
-# %% ../../nbs/668_growing.ipynb #b0c34f5a
+# %% ../../nbs/668_growing.ipynb #f47bfc63
 def last_inputs(
     model: nn.Module,  # as for `last_layer`
     x: Tensor,  # (B, 3, h, w), normalised
-) -> Tensor:  # (B, D) float32
-    "Run a network and catch what goes into its last layer."
-    caught = []
-    _, layer = last_layer(model)
-    hook = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+) -> tuple[Tensor, Tensor | None]:  # float32 (B, D); (B, E), or None: see below
+    """Run a network and catch what goes into its last layer.
+
+    A discriminant is given the averages of the feature maps; then their largest values come
+    too, for what tells known images from others looks at both."""
+    caught, (_, layer) = {}, last_layer(model)
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: caught.update(last=inputs[0]))]
+    if averaged := head_kinds(model) == ["discriminant"]:
+        hooks.append(model[0].register_forward_hook(
+            lambda _, inputs, maps: caught.update(maps=maps)))
     try:
         with evaluation_mode(model), torch.no_grad(): model(x)
-    finally: hook.remove()
-    return caught[0].float()
+    finally:
+        for hook in hooks: hook.remove()
+    last = caught["last"].float()
+    return last, pool_maps(caught["maps"])[:, :-last.shape[1]].float() if averaged else None
 
 # %% ../../nbs/668_growing.ipynb #5aef2fa0
 def fit_correction(
@@ -174,7 +183,7 @@ def body_mark(
         digest.update(plain.view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/668_growing.ipynb #05759e60
+# %% ../../nbs/668_growing.ipynb #9ee640f3
 class KnownFeatures(NamedTuple):
     "What the last layer was given for each training image."
 
@@ -182,8 +191,16 @@ class KnownFeatures(NamedTuple):
     targets: Tensor  # (N,) int64 class numbers
     vocab: list[str]  # names of the classes
     of_body: str | None = None  # the `body_mark` of the network that made them
+    solver: HeadSolver | None = None  # how the last layer was computed, if it was
+    largest: Tensor | None = None  # (N, E) float32 from `last_inputs`
 
-# %% ../../nbs/668_growing.ipynb #c0e07cc1
+    @property
+    def pooled(self) -> Tensor:  # (N, E + D)
+        "All that is known of the images: largest values, if they are kept, and features."
+        if self.largest is None: return self.features
+        return torch.cat([self.largest, self.features], 1)
+
+# %% ../../nbs/668_growing.ipynb #689bb0af
 def write_features(
     file: str | Path,  # where to write; an older file is replaced, whole or not at all
     known: KnownFeatures,  # to keep
@@ -191,13 +208,16 @@ def write_features(
     "Keep what the last layer was given, in half precision."
     tensors = {"features": known.features.detach().cpu().half().contiguous(),
                "targets": known.targets.cpu().contiguous()}
-    if not tensors["features"].isfinite().all():
+    if known.largest is not None:
+        tensors["largest"] = known.largest.detach().cpu().half().contiguous()
+    if not all(tensors[name].isfinite().all() for name in tensors):
         raise DataError("these features hold NaN, infinity or numbers beyond half precision")
-    notes = {"vocab": json.dumps(list(known.vocab)), "of_body": known.of_body or ""}
+    notes = {"vocab": json.dumps(list(known.vocab)), "of_body": known.of_body or "",
+             "solver": json.dumps(known.solver and vars(known.solver))}
     with atomic_path(file) as temporary: save_file(tensors, temporary, metadata=notes)
     return Path(file)
 
-# %% ../../nbs/668_growing.ipynb #6658078d
+# %% ../../nbs/668_growing.ipynb #a1d40a5a
 def read_features(
     file: str | Path,  # that `write_features` wrote
 ) -> KnownFeatures:
@@ -210,14 +230,20 @@ def read_features(
             notes = opened.metadata()
             vocab = json.loads(notes["vocab"])
             features, targets = (opened.get_tensor(name) for name in ("features", "targets"))
+            largest = None
+            if "largest" in opened.keys(): largest = opened.get_tensor("largest").float()
+            solver = json.loads(notes.get("solver") or "null")
+            solver = HeadSolver(**solver).checked() if solver else None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{file}: this is no file of features ({error}); train again, or "
                              "take the one beside the model") from None
     inside = len(targets) and 0 <= targets.min() and targets.max() < len(vocab)
-    if features.ndim != 2 or len(features) != len(targets) or not inside:
+    even = {len(one) for one in (features, targets, largest) if one is not None}
+    if features.ndim != 2 or len(even) > 1 or not inside:
         raise ModelFileError(f"{file}: features {tuple(features.shape)}, targets "
                              f"{tuple(targets.shape)} and {len(vocab)} classes do not fit")
-    return KnownFeatures(features.float(), targets, vocab, notes.get("of_body") or None)
+    return KnownFeatures(features.float(), targets, vocab, notes.get("of_body") or None,
+                         solver, largest)
 
 # %% ../../nbs/668_growing.ipynb #a85e02ff
 def features_file(
@@ -228,20 +254,26 @@ def features_file(
     stem = "features" if model.stem == "model" else f"{model.stem}.features"
     return model.with_name(f"{stem}.safetensors")
 
-# %% ../../nbs/668_growing.ipynb #2fd2b31d
+# %% ../../nbs/668_growing.ipynb #f0dd8190
 def grow_model(
     model: nn.Module,  # changed in place
     known: KnownFeatures,  # of its training images
     new: Tensor,  # (n, D) what `last_inputs` gives for the new images
     name: str,  # the new class
+    largest: Tensor | None = None,  # (n, E) of the same, if `last_inputs` gives it
 ) -> KnownFeatures:  # with the new images
     "Teach a model one class more. Raises `DataError` for a class that it knows."
     if name in known.vocab: raise DataError(f"this model knows {name!r} already")
     if not len(new): raise DataError(f"there is no image of {name!r} to learn from")
     targets = torch.cat([known.targets, torch.full((len(new),), len(known.vocab))])
     features = torch.cat([known.features, new.cpu().float()])
-    replace_last(model, grow_layer(last_layer(model)[1], features, targets))
-    return KnownFeatures(features, targets, [*known.vocab, name], known.of_body)
+    if known.solver: layer = _filled(*known.solver(features, targets, len(known.vocab) + 1))
+    else: layer = grow_layer(last_layer(model)[1], features, targets)
+    replace_last(model, layer)
+    if largest is None or known.largest is None: largest = None
+    else: largest = torch.cat([known.largest, largest.cpu().float()])
+    return known._replace(features=features, targets=targets, vocab=[*known.vocab, name],
+                          largest=largest)
 
 # %% ../../nbs/668_growing.ipynb #f58beb9b
 def _no_class(name: str, vocab: Sequence[str]) -> str:
@@ -251,7 +283,7 @@ def _no_class(name: str, vocab: Sequence[str]) -> str:
         f"; it has {', '.join(map(repr, vocab[:5]))}{', …' if len(vocab) > 5 else ''}")
     return f"this model has no class {name!r}{near}"
 
-# %% ../../nbs/668_growing.ipynb #effe8187
+# %% ../../nbs/668_growing.ipynb #2ce1d35e
 def regroup_model(
     model: nn.Module,  # changed in place
     known: KnownFeatures,  # of its training images
@@ -269,10 +301,14 @@ def regroup_model(
     for place, group in enumerate(numbers): moved[group] = place
     stay = moved[known.targets] >= 0
     features, targets = known.features[stay], moved[known.targets][stay]
-    if any(len(group) > 1 for group in numbers):
+    if known.solver and len(features):
+        layer = _filled(*known.solver(features, targets, len(groups)))
+    elif any(len(group) > 1 for group in numbers):
         layer = _corrected(layer, features, targets, 3e-3)
     replace_last(model, layer)
-    return KnownFeatures(features, targets, list(groups), known.of_body)
+    largest = None if known.largest is None else known.largest[stay]
+    return known._replace(features=features, targets=targets, vocab=list(groups),
+                          largest=largest)
 
 # %% ../../nbs/668_growing.ipynb #63575e1a
 def without_classes(
@@ -303,19 +339,21 @@ def merged_classes(
               if one == joined[0] or one not in joined}
     return {new if group is joined else one: group for one, group in groups.items()}
 
-# %% ../../nbs/668_growing.ipynb #722a88a0
+# %% ../../nbs/668_growing.ipynb #52e26af0
 def learner_features(
     learner: "Trainer",  # or a `Learner`, whose last layer is linear
     items: Sequence | None = None,  # what to read, without labels; None: the training items
 ) -> KnownFeatures:  # targets are -1 for items given
     "Read items as in validation, and catch what goes into the last layer."
-    data, rows = learner.dls.train.dataset, []
+    data, rows, model = learner.dls.train.dataset, [], learner.model
     loader = learner.dls.test_dl(list(data.items if items is None else items))
-    for batch in loader.batches():
-        rows.append(last_inputs(learner.model, learner.to_device(batch)[0]).cpu())
-    targets = torch.full((len(items),), -1) if items is not None else data.targets
-    mark = body_mark(learner.model.state_dict(), last_layer(learner.model)[0])
-    return KnownFeatures(torch.cat(rows), targets, list(learner.dls.vocab), mark)
+    for batch in loader.batches(): rows.append(last_inputs(model, learner.to_device(batch)[0]))
+    features, largest = (torch.cat([one.cpu() for one in column])
+                         if column[0] is not None else None for column in zip(*rows))
+    mark = body_mark(model.state_dict(), last_layer(model)[0])
+    if items is None: targets, solver = data.targets, solver_of(model, features, data.targets)
+    else: targets, solver = torch.full((len(items),), -1), None
+    return KnownFeatures(features, targets, list(learner.dls.vocab), mark, solver, largest)
 
 # %% ../../nbs/668_growing.ipynb #68da2aa9
 def _extended(loader, items: list, target: int, vocab: list[str]):
@@ -328,7 +366,7 @@ def _extended(loader, items: list, target: int, vocab: list[str]):
     return replace(loader, dataset=replace(data, items=[*data.items, *items], targets=targets),
                    vocab=vocab, weights=weights)
 
-# %% ../../nbs/668_growing.ipynb #f440b575
+# %% ../../nbs/668_growing.ipynb #1d175020
 def with_class(
     learner: "Trainer",  # its model is grown
     folder: str | Path,  # images of the new class
@@ -344,9 +382,11 @@ def with_class(
     files = list(get_image_files(folder))
     held = files[::5] if len(files) >= 5 else []
     train = [file for file in files if file not in held]
-    new = learner_features(learner, train).features if train else torch.zeros(0, 0)
     known = learner_features(learner) if known is None else known
-    known = grow_model(learner.model, known, new, name or Path(folder).name)
+    name = name or Path(folder).name
+    if not train: raise DataError(f"there is no image of {name!r} to learn from")
+    new = learner_features(learner, train)
+    known = grow_model(learner.model, known, new.features, name, new.largest)
     target, dls = len(known.vocab) - 1, learner.dls
     learner.layer_groups, learner.opt = list(learner.splitter(learner.model)), None
     return replace(dls, train=_extended(dls.train, train, target, known.vocab),
