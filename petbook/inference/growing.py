@@ -18,10 +18,10 @@ from ..interpretation.fitting_trust import IN_FOLDS, trust_in_folds
 from ..interpretation.suggesting import SuggestionList, list_suggestions
 from ..interpretation.trust import Trust, features_and_logits
 from ..models.files import read_model_file, write_model_file
-from ..models.growing import (
-    KnownFeatures, body_mark, features_file, grow_model, last_inputs, last_layer,
-    read_features, regroup_model, write_features)
-from ..models.recomputing import head_kinds
+from petbook.models.growing import (
+    KnownFeatures, body_mark, features_file, grow_model, read_features, regroup_model,
+    write_features)
+from ..models.recomputing import head_kinds, last_inputs, last_layer
 from .predictor import Predictor, list_items, load_learner, open_ahead
 
 # %% ../../nbs/805_growing_files.ipynb #4444210b

@@ -55,13 +55,14 @@ def sets_html(
                    which=which, by_class=table_html(
                        ["class", "in the set", "classes in a set", "images"], cells, ""))
 
-# %% ../../nbs/749_trust_sections.ipynb #5b6282a2
+# %% ../../nbs/749_trust_sections.ipynb #b4ccabbe
 _KNOWN = """
 <p>The model can say <b>none of these</b>. It compares each image with {{ reference }}. At
 {{ asked }} false alarms it would refuse <b>{{ refused }}</b> of these images, all of which
 belong{{ cards and ". The least known of them:" or "." }}</p>{{ cards }}
-{% if strangers %}<p style="margin-top: 1.2em">And what does it say to strangers? Of each kind, the share that it
-refuses, and how sure its largest probability would have been.</p>{{ strangers }}{% endif %}"""
+{% if strangers %}<p style="margin-top: 1.2em">And what does it say to strangers? Of each
+kind, the share that it refuses, and how sure its largest probability would have been.</p>
+{{ strangers }}{% endif %}"""
 
 def known_html(
     known: Tensor,  # (N,) p-values of images that belong
