@@ -8,6 +8,7 @@ __all__ = ['fitting_batch', 'choose_batch_size', 'balance_head', 'BalanceHead', 
 
 # %% ../../nbs/881_fitting.ipynb #d27dfe4f
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from ..losses.uneven import (
 from ..models.backbones import larger_archs
 from ..models.heads import create_vision_model
 from ..training.events import Callback
+from ..training.optimizers import choose_precision, run_model
 from ..training.suggestions import minimum
 from ..writing import check_writable
 
@@ -37,24 +39,38 @@ if TYPE_CHECKING:
 # %% ../../nbs/881_fitting.ipynb #866c2813
 def fitting_batch(
     first: float,  # bytes that a batch of 8 needed at its peak
-    second: float,  # bytes that a batch of 16 needed
+    second: float,  # bytes that a batch of 16 needed; infinite if there were too few
     free: float,  # bytes that are free
     most: int = 256,  # images at most
 ) -> int:  # a power of two; 0 if not even 8 images fit
     "Work out how many images fit into seven tenths of the free memory."
+    if first > free: return 0
+    if math.isinf(second): return 8
     each = max((second - first) / 8, 1.0)
-    room = int((0.7 * free - (first - 8 * each)) / each)
-    return 0 if room < 8 else min(most, 2 ** (room.bit_length() - 1))
+    room = max(8, int((0.7 * free - (first - 8 * each)) / each))
+    return min(most, 2 ** (room.bit_length() - 1))
 
-# %% ../../nbs/881_fitting.ipynb #4d315170
+# %% ../../nbs/881_fitting.ipynb #678f7fa9
+def _take_steps(settings: TrainSettings, device: torch.device, count: int) -> None:
+    "Take two steps with so many images and a new network, everything learning."
+    precision, size = choose_precision(settings.precision, device)[0], settings.size
+    model = create_vision_model(settings.arch, 2, pretrained=False).train().to(device)
+    optimizer = torch.optim.AdamW(model.parameters())
+    x = torch.zeros(count, 3, size, size, device=device)
+    for _ in range(2):
+        # full precision needs no context, and works on torch's "meta" device too
+        pred = model(x) if precision == "fp32" else run_model(model, x, device, precision)
+        pred.sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+# %% ../../nbs/881_fitting.ipynb #0e94259c
 def _peak_bytes(settings: TrainSettings, device: torch.device, count: int) -> float:
-    "Bytes at the peak of a step with so many images, everything learning; CUDA only."
+    "Bytes at the peak of two steps with so many images; CUDA only."
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    model = create_vision_model(settings.arch, 2, pretrained=False).to(device).train()
-    x = torch.zeros(count, 3, settings.size, settings.size, device=device)
-    model(x).sum().backward()
+    _take_steps(settings, device, count)
     return torch.cuda.max_memory_allocated(device) - before
 
 def choose_batch_size(
@@ -69,15 +85,20 @@ def choose_batch_size(
         raise DataError("--batch-size auto measures one process; with several give a number")
     device = default_device(settings.device)
     if device.type != "cuda":
-        report(f"bs        32: on this device ({device.type}) a larger batch is no faster")
+        report(f"batch     32 images; on this device ({device.type}) more are no faster")
         return 32
     free = torch.cuda.mem_get_info(device)[0]
-    found = fitting_batch(*(measure(settings, device, count) for count in (8, 16)), free)
+    peaks = []
+    for count in (8, 16):
+        try: peaks.append(measure(settings, device, count))
+        except torch.OutOfMemoryError: peaks.append(math.inf)
+    found = fitting_batch(*peaks, free)
     if not found:
         raise DataError(f"8 images of {settings.size} pixels do not fit into the "
                         f"{free / 1e9:.1f} GB that are free on {device}; take a smaller "
                         "--size or --arch, or give --batch-size 4")
-    report(f"bs        {found} images a batch, for {free / 1e9:.1f} GB are free on {device}")
+    report(f"batch     {found} images, as many as fit well into the {free / 1e9:.1f} GB that "
+           f"are free on {device}")
     return found
 
 # %% ../../nbs/881_fitting.ipynb #feb0cea6
