@@ -319,6 +319,17 @@ def check_confusion(page: Page) -> None:
     page.check("confusion: 37 classes are drawn with a button per filled cell",
                lambda: 37 < wide.locator("button").count() < 500)
     page.shot("confusion_wide", wide)
+    lowest = wide.locator("button[title]").last
+    lowest.scroll_into_view_if_needed()
+    lowest.click()
+
+    def in_sight(part):
+        box = part.bounding_box()
+        return box and 0 <= box["y"] and box["y"] + box["height"] <= 900
+
+    page.check("confusion: what the lowest of 37 rows shows stands in sight of the clicked cell",
+               lambda: in_sight(lowest) and in_sight(wide.locator("img").first))
+    page.shot("confusion_wide_clicked")
 
 
 class Cleaner:
@@ -405,6 +416,8 @@ def check_cleaner(page: Page, folder: Path) -> None:
     cleaner.holds("label, answer and loss on a card",
                   lambda: re.search(r"labelled .*the model answers .*, loss \d",
                                     cleaner.card(0).inner_text(), re.DOTALL))
+    cleaner.holds("'likely label' is explained beside 'the model answers'",
+                  lambda: "Likely label\" says more" in area.inner_text())
     cleaner.holds("names are shown as text",
                   lambda: area.locator("img[src=x]").count() == 0)
     page.shot("cleaner", area)
@@ -461,6 +474,8 @@ def check_looks(page: Page) -> None:
     page.check("dark theme: it is on",
                lambda: page.page.evaluate("document.body.dataset.jpThemeLight") == "false"
                and not page.page.locator("#jupyterlab-splash").count())
+    page.check("dark theme: the plot is dark", lambda: "invert" in page.output(
+        "learning_rate").locator("img").first.evaluate("one => getComputedStyle(one).filter"))
     page.shot("narrow_dark_confusion", page.output("confusion"))
     page.page.set_viewport_size({"width": 1280, "height": 900})
     for name in names: page.shot(f"dark_{name}", page.output(name))

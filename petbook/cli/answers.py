@@ -98,11 +98,12 @@ def csv_header(
 # %% ../../nbs/879_answers.ipynb #57c3149b
 def as_row(
     answer: dict,  # from `describe_answer`
-) -> list[str]:  # cells in the order of `csv_header`
+    top: int = 1,  # how many classes the table names
+) -> list[str]:  # cells in the order of `csv_header`, empty where there is no answer
     "Write an answer as the cells of a row."
     cells = [answer["file"], answer.get("answer") or "", answer.get("error", "")]
     for one in answer.get("classes", []): cells += [one["class"], f"{one['probability']:.6f}"]
-    return cells
+    return cells + [""] * (3 + 2 * top - len(cells))
 
 # %% ../../nbs/879_answers.ipynb #07305897
 def csv_text(
@@ -110,8 +111,8 @@ def csv_text(
 ) -> str:  # without the end of the line
     "Write the cells of a row as text with commas."
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+    csv.writer(line, lineterminator="\n").writerow(cells)  # so that a name with it is quoted
+    return line.getvalue()[:-1]
 
 # %% ../../nbs/879_answers.ipynb #64091ae5
 def why_image(

@@ -64,12 +64,14 @@ def _check_settings(settings: TrainSettings) -> None:
         choices = field.metadata["choices"]
         if choices: check_choice(field.name, getattr(settings, field.name), list(choices))
     for name, low in (("epochs", 1), ("freeze_epochs", 1), ("bs", 1), ("size", 32),
-                      ("patience", 1)):
+                      ("presize", 32), ("patience", 1), ("workers", 0),
+                      ("images_per_breed", 1)):
         value = getattr(settings, name)
         if value not in (None, "auto"): check_whole(name, value, low)
     for name in ("lr", "time"):
         value = getattr(settings, name)
         if value is not None: check_range(name, value, 0, open_low=True)
+    check_range("valid_pct", settings.valid_pct, 0, 1, open_low=True)
     _check_device(settings.device)
     _check_folds(settings)
     if settings.tensorboard and not find_spec("tensorboard"):

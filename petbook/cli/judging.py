@@ -48,8 +48,8 @@ def _own_validation(model: Path):
     "The validation images of a model's run, and their labels. Raises `DataError`."
     run = model.parent
     if not (run / "validation.csv").is_file():
-        raise DataError(f"{run} has no validation.csv, which says what {model.name} was "
-                        "validated on; name a folder of labelled images with --data")
+        raise DataError(f"{model}: no validation.csv lies beside it, which would say what it "
+                        "was validated on; name a folder of labelled images with --data")
     settings = TrainSettings(**read_config(run))
     root, rows = find_folder(settings.data, settings.images_per_breed), read_answers(run)
     files = [root / name for name in rows]

@@ -8,6 +8,7 @@ __all__ = ['settings_asked_for', 'train_command', 'draw_lr_find', 'lr_find_comma
 # %% ../../nbs/888_commands.ipynb #e28e8710
 import dataclasses
 import os
+import re
 import shlex
 import signal
 import sys
@@ -119,8 +120,10 @@ def draw_lr_find(
     report(f"wrote     {file}")
     return found
 
-@click.command("lr-find", cls=Parts, headings=HEADINGS | {"seed": "Training",
-                                                          "help": "Help"})
+@click.command("lr-find", cls=Parts,
+               headings=HEADINGS | {"bs": "Training", "out": "Results", "help": "Help"})
+@click.option("--out", metavar="FOLDER", default=".",
+              help="where to write lr_find.png, in place of an older one; if left out, here")
 def lr_find_command(**given: object) -> None:
     "Draw the loss against the learning rate, and suggest one."
     settings = TrainSettings(**given)
@@ -132,13 +135,14 @@ def lr_find_command(**given: object) -> None:
 
 add_settings(lr_find_command, TrainSettings, without=(
     "epochs", "freeze_epochs", "lr", "head", "compare", "patience", "time", "folds", "fold",
-    "tensorboard"))
+    "tensorboard", "out"))
 
 # %% ../../nbs/888_commands.ipynb #7d062f44
 @click.group(
     "petbook", cls=Commands, invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 94},
-    epilog="`petbook COMMAND --help` says more about a command. " + _STATUS
+    epilog="Begin with: petbook train --data FOLDER, where FOLDER has a folder of images for "
+           "each class. `petbook COMMAND --help` says more about a command. " + _STATUS
            + " PETBOOK_DEBUG=1 shows a traceback for an error.")
 @click.version_option(__version__, message="petbook %(version)s")
 @click.option("--max-pixels", type=click.IntRange(1), metavar="INT",
@@ -157,12 +161,27 @@ for _command in (train_command, predict_command, report_command, card_command,
     petbook_command.add_command(_command)
 
 # %% ../../nbs/888_commands.ipynb #756d3570
+_NAMES = "|".join(field.name for field in dataclasses.fields(TrainSettings))
+_RANGES = ((r"lie in \[(\S+), inf\]", r"be \1 or more"),
+           (r"lie in \((\S+), inf\]", r"be above \1"),
+           (r"lie in \[(\S+), (\S+)\]", r"lie between \1 and \2"),
+           (r"lie in \((\S+), (\S+)\]", r"be above \1 and at most \2"))
+
+def _as_typed(message: str) -> str:
+    "A refusal of a setting, with the option as one types it, and its range in words."
+    found = re.match(rf"({_NAMES})=(.*)", message, re.DOTALL)
+    if found is None: return message
+    message = f"--{found[1].replace('_', '-')} {found[2]}"
+    for pattern, words in _RANGES: message = re.sub(pattern, words, message)
+    return message
+
 def _explain(error: Exception, command: str) -> str:
     "An error that petbook foresaw, in one line, with what to do."
+    said = _as_typed(str(error)) if command in ("train", "lr-find") else error
     hint = ("; `petbook data FOLDER` lists all such files, and --on-error skip leaves them out"
             if command in ("train", "lr-find")
             and isinstance(error, late("core").ImageError) else "")
-    return f"petbook {command}: {error}{hint}"
+    return f"petbook {command}: {said}{hint}"
 
 def _note(message: object, *_, **__) -> None:
     "Say a warning in one line, in the place of `warnings.showwarning`."

@@ -18,8 +18,10 @@ def nearest(
     known: Sequence[str],  # the words that would have been right
 ) -> str:  # " Did you mean …?", or nothing if no word is near
     "Name the known word that is nearest to one that was typed."
-    found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
-    return f" Did you mean {found[0]}?" if found else ""
+    # dashes, which all options share, bring no word nearer
+    bare = {name.lstrip("-").lower(): name for name in reversed(known)}
+    found = difflib.get_close_matches(word.lstrip("-").lower(), bare, n=1, cutoff=0.5)
+    return f" Did you mean {bare[found[0]]}?" if found else ""
 
 # %% ../../nbs/877_parser.ipynb #5f4c5981
 class Word(click.Choice):
@@ -118,6 +120,9 @@ class Commands(click.Group):
                                f"{nearest(args[0], list(self.commands))}", ctx)
 
 # %% ../../nbs/877_parser.ipynb #25599449
+_PLAIN = {"is not a valid integer": "is not a whole number",
+          "is not a valid float": "is not a number", "x>=1": "of whole numbers from 1"}
+
 def usage_line(
     error: click.ClickException,  # what click raised
     program: str = "petbook",  # the program's name
@@ -127,6 +132,7 @@ def usage_line(
     path = context.command_path if context is not None else program
     command = context.command if context is not None else None
     said = error.format_message().rstrip(".")
+    for odd, plain in _PLAIN.items(): said = said.replace(odd, plain)
     if isinstance(error, click.NoSuchOption) and command is not None:
         known = [name for one in command.get_params(context) if isinstance(one, click.Option)
                  for name in (*one.opts, *one.secondary_opts)]

@@ -33,26 +33,26 @@ class TrainSettings:
                                  "below the data), 'name', a regular expression with one "
                                  "group, searched in the file's name, or a CSV file of files "
                                  "and labels")
-    file_col: str | None = option(None, "with a CSV file: the column of the files; left out, "
-                                        "it is found by its name")
-    label_col: str | None = option(None, "with a CSV file: the column of the labels; left "
-                                         "out, it is found by its name")
+    file_col: str | None = option(None, "with a CSV file: the column of the files; if left "
+                                        "out, it is found by its name")
+    label_col: str | None = option(None, "with a CSV file: the column of the labels; if "
+                                         "left out, it is found by its name")
     split_col: str | None = option(None, "with a CSV file: the column that says train, valid "
-                                         "or test; left out, it is found by its name")
-    delimiter: str | None = option(None, "with a CSV file: what separates its columns; left "
-                                         "out, it is found")
+                                         "or test; if left out, it is found by its name")
+    delimiter: str | None = option(None, "with a CSV file: what separates its columns; if "
+                                         "left out, it is found")
     group: str | None = option(None, "what stays together on one side of the split: a column "
                                      "of the CSV file, or a regular expression that is "
                                      "searched in the file's path below the data")
     split: str = option("auto", "'auto' takes a ready-made split (folders train, val, test); "
                                 "'none' takes every folder for a class", ("auto", "none"))
-    valid_pct: float = option(0.2, "share of each class kept for validation")
+    valid_pct: float = option(0.2, "share of each class kept for validation, 0 to 1")
     folds: int | None = option(None, "cross-validation: deal the images into so many parts, "
                                      "train as often, each time without one part, and judge "
                                      "every image by the network that did not see it")
     fold: int | None = option(None, "with --folds: train without this part alone, from 1")
-    on_error: str = option("raise", "what to do with an image that cannot be read",
-                           ("raise", "skip"))
+    on_error: str = option("raise", "an image that cannot be read: 'raise' stops and names "
+                                    "it, 'skip' leaves it out and says so", ("raise", "skip"))
     images_per_breed: int = option(20, "drawn images per breed, with --data sketch")
     arch: str = option("auto", "'auto' takes petnet for drawn pets and efficientnet_lite0, "
                                "which knows photographs, for everything else; or a name of "
@@ -64,38 +64,41 @@ class TrainSettings:
                                "if a trial says that it helps; 'probe' starts the head from a "
                                "linear probe of the pretrained features, 'random' as fastai "
                                "does", ("auto", "probe", "random"))
-    size: int | None = option(None, "side in pixels that the network sees; left out, 160 for "
-                                    "petnet and 224 for others")
-    presize: int | None = option(None, "side in pixels of the first resize; left out, 1.6 "
-                                       "times the size")
+    size: int | None = option(None, "side in pixels that the network sees; if left out, 160 "
+                                    "for petnet and 224 for others")
+    presize: int | None = option(None, "side in pixels of the first resize; if left out, "
+                                       "1.6 times the size")
     epochs: int = option(4, "epochs with the whole network")
     freeze_epochs: int = option(1, "epochs before them with the head alone; a computed head "
                                    "takes their place")
-    lr: float | None = option(None, "learning rate; left out, lr_find chooses, or "
-                                      "2e-3 is taken to tune after a computed head")
+    lr: float | None = option(None, "learning rate; if left out, lr_find chooses, or "
+                                    "2e-3 is taken to tune after a computed head")
     bs: int | str = option(32, "images per batch, or 'auto': as many as the GPU holds well",
                            other_names=("--batch-size",))
     class_weights: str = option("none", "classes of uneven size: 'balanced' makes each class "
                                         "count alike, 'effective' goes half of the way, "
-                                        "'logit_adjusted' does it by the logits",
+                                        "'logit_adjusted' does it by shifting the logits",
                                 ("none", "balanced", "effective", "logit_adjusted"))
     patience: int | None = option(None, "end when the error has not fallen for so many "
-                                        "epochs; left out, all epochs are trained")
-    time: float | None = option(None, "a budget in minutes, for each fold: end when another "
-                                      "epoch would take longer")
-    seed: int = option(42, "one seed for the split, the images, the head and the dropout")
-    device: str | None = option(None, "'cpu', 'cuda', 'cuda:1' or 'mps'; left out, the best "
-                                      "that is there")
+                                        "epochs; if left out, all epochs are trained")
+    time: float | None = option(None, "a budget in minutes (with --folds, for each fold): end "
+                                      "when another epoch would not fit into it")
+    seed: int = option(42, "one seed for the split, the augmentation, the head and the "
+                           "dropout")
+    device: str | None = option(None, "'cpu', 'cuda', 'cuda:1' or 'mps'; if left out, the "
+                                      "best that is there")
     precision: str = option("auto", "the numbers to compute with; 'auto' takes bf16 where it "
                                     "is fast", ("auto", "fp32", "bf16", "fp16"))
-    workers: int | None = option(None, "loader processes; left out, petbook chooses")
+    workers: int | None = option(None, "loader processes; if left out, petbook chooses")
     cache: str = option("auto", "where prepared images are kept: 'auto' (memory, half of what "
                                 "is free at most), 'memory' (all), 'none', or a folder")
     compare: bool | None = option(None, "also train the same network from random weights, "
-                                        "with the same budget; left out, only for drawn pets")
+                                        "with the same budget; if left out, only for drawn "
+                                        "pets")
     tensorboard: bool = option(False, "also write the folder 'tensorboard' for TensorBoard")
     out: str | None = option(None, "folder for the results; if it holds an earlier run, the "
-                                   "new one gets a number; left out, runs/<date and time>")
+                                   "new one gets a number; if left out, runs/<date and "
+                                   "time>")
 
 # %% ../../nbs/876_settings.ipynb #0222057d
 HEADINGS = {"data": "Images and labels", "arch": "Network", "epochs": "Training",

@@ -20,17 +20,18 @@ from .parser import Parts, Word
 if TYPE_CHECKING: from petbook.interpretation.scores import Comparison
 
 # %% ../../nbs/887_using.ipynb #784f5028
-_FORMS = {None: "as_line", "json": "as_json", "csv": "as_row"}
+_FORMS = {None: "as_line", "json": "as_json"}
 
 def _print_answers(predictor, found: Iterator[dict], top: int, form: str | None,
                    why: str | None) -> bool:
     "Print answers as they come, in the form that was asked for. Was every image read?"
     answers, well = late("cli.answers"), True
-    write = getattr(answers, _FORMS[form])
-    if form == "csv": say_late(answers.csv_text(answers.csv_header(top)))
+    if form == "csv":
+        write = lambda answer: answers.csv_text(answers.as_row(answer, top))
+        say_late(answers.csv_text(answers.csv_header(top)))
+    else: write = getattr(answers, _FORMS[form])
     for answer in found:
-        line = write(answer)
-        say_late(answers.csv_text(line) if form == "csv" else line)
+        say_late(write(answer))
         sys.stdout.flush()
         well &= "error" not in answer
         if why: answers.write_why(predictor, answer, why)
@@ -44,15 +45,16 @@ def _print_answers(predictor, found: Iterator[dict], top: int, form: str | None,
 @click.option("--top", type=click.IntRange(1), metavar="INT", default=1, show_default=True,
               help="how many classes to name for each image")
 @click.option("--threshold", type=click.FloatRange(0, 1), metavar="NUMBER", default=0.0,
-              help="below this probability the model says that it is unsure")
+              help="below this probability (0 to 1) the model says that it is unsure")
 @click.option("--json", "form", flag_value="json", help="print one JSON object a line")
 @click.option("--csv", "form", flag_value="csv", help="print a table with commas")
 @click.option("--why", metavar="FOLDER",
-              help="leave an image for each answer there, with what spoke for it")
+              help="for each image write a heat map into this folder: what in it counted for "
+                   "the answer")
 @click.option("--bs", "--batch-size", type=click.IntRange(1), metavar="INT", default=32,
               show_default=True, help="images per batch; answers come a batch at a time")
 @click.option("--device", metavar="TEXT",
-              help="'cpu', 'cuda', …; left out, the best there is")
+              help="'cpu', 'cuda', …; if left out, the best there is")
 def predict_command(model: str, images: tuple[str, ...], top: int, threshold: float,
                     form: str | None, why: str | None, bs: int, device: str | None) -> int:
     """Classify images, and all images in folders. MODEL is the folder of a run, or its
@@ -71,8 +73,8 @@ def predict_command(model: str, images: tuple[str, ...], top: int, threshold: fl
 _JUDGED = (
     click.argument("model"),
     click.option("--data", metavar="FOLDER",
-                 help="labelled images to judge the model on; left out, those that its run "
-                      "was validated on"),
+                 help="labelled images to judge the model on; if left out, those that its "
+                      "run was validated on"),
     click.option("--labels", metavar="TEXT", default="auto", show_default=True,
                  help="where the labels are, as for petbook train"),
     click.option("--overwrite", is_flag=True, help="replace the file if it is there"))
@@ -100,11 +102,11 @@ def report_command(model: str, data: str | None, labels: str, overwrite: bool,
     say_next(f"open {out}; petbook card {model} writes what to hand on with the model")
 
 # %% ../../nbs/887_using.ipynb #262551f7
-@click.command("card", cls=Parts, short_help="Write what to hand on with a model.")
+@click.command("card", cls=Parts, short_help="Write a model card, to hand on with a model.")
 @judging_options
 @click.option("--out", metavar="FILE",
-              help="the card to write; left out, model_card.md beside the model")
-@click.option("--title", metavar="TEXT", help="the model's name; left out, that of its run")
+              help="the card to write; if left out, model_card.md beside the model")
+@click.option("--title", metavar="TEXT", help="the model's name; if left out, that of its run")
 def card_command(model: str, data: str | None, labels: str, overwrite: bool, out: str | None,
                  title: str | None) -> None:
     """Write the card of a model: what it was trained on, what was measured, what it cannot
@@ -123,10 +125,10 @@ def card_command(model: str, data: str | None, labels: str, overwrite: bool, out
 @click.option("--int8", is_flag=True,
               help="weights and feature maps of eight bits: a quarter of the size")
 @click.option("--out", metavar="PATH",
-              help="the file to write, for 'web' the folder; left out, beside the model")
+              help="the file to write, for 'web' the folder; if left out, beside the model")
 @click.option("--images", metavar="FOLDER",
-              help="images to compare on; left out, those that the model's run was validated "
-                   "on")
+              help="images to compare on; if left out, those that the model's run was "
+                   "validated on")
 @click.option("--overwrite", is_flag=True, help="replace what is there")
 def export_command(model: str, to: str, int8: bool, out: str | None, images: str | None,
                    overwrite: bool) -> None:

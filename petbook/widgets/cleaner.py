@@ -248,6 +248,11 @@ class _CleanerPage:
         self.show()
 
 # %% ../../nbs/845_cleaner.ipynb #aa310af3
+_EXPLAINED = """<div style="font-size:12px;max-width:60em;opacity:.85">"The model answers"
+names the class that the model finds likeliest. "Likely label" says more: the model is as
+confident of that class here as it is for the class's own images, so probably the label is
+wrong, not the model. Look at the image before you believe either.</div>"""
+
 def _cleaner_view(cleaner):
     "The live view of an `ImageClassifierCleaner`."
     import ipywidgets as widgets
@@ -264,7 +269,9 @@ def _cleaner_view(cleaner):
     filters = [page.filters[name] for name in ("given", "split", "order")]
     turning = [buttons["previous"], buttons["next"], page.place]
     acting = [buttons["apply"], buttons["undo"], page.status]
-    return widgets.VBox([widgets.HBox(filters, layout=row), page.cards,
+    labelled = any(suspect.likely for suspect in cleaner.plan.suspects)
+    explained = [widgets.HTML(_EXPLAINED)] if labelled else []
+    return widgets.VBox([widgets.HBox(filters, layout=row), *explained, page.cards,
                          widgets.HBox(turning, layout=row), widgets.HBox(acting, layout=row)])
 
 # %% ../../nbs/845_cleaner.ipynb #8d557477

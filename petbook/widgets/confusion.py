@@ -165,9 +165,9 @@ def _heading(text: str, row: int, column: int, vertical: bool = False):
     "The name of a row or a column of the matrix."
     import ipywidgets as widgets
 
-    layout = {"grid_area": f"{row} / {column}", "margin": "0",
-              "align_self": "flex-end" if vertical else "center"}
-    return widgets.HTML(to_html(_HEADING, text=text, vertical=vertical), layout=layout)
+    layout = {"grid_area": f"{row} / {column}", "margin": "0"}
+    heading = widgets.HTML(to_html(_HEADING, text=text, vertical=vertical), layout=layout)
+    return heading.add_class("petbook-column" if vertical else "petbook-row")
 
 # %% ../../nbs/835_confusion_explorer.ipynb #3059c9e4
 def _confusion_grid(explorer, choose: Callable):
@@ -178,16 +178,27 @@ def _confusion_grid(explorer, choose: Callable):
     headings = [_heading(name, 1, index + 2, vertical=True) for index,
                 name in enumerate(names)]
     headings += [_heading(name, index + 2, 1) for index, name in enumerate(names)]
+    corner = widgets.HTML(layout={"grid_area": "1 / 1", "margin": "0"})
+    headings.append(corner.add_class("petbook-corner"))  # hides names that scroll under it
     cells = {(row, column): _cell_button(explorer, row, column, size)
              for row, column in explorer.matrix.nonzero().tolist()}
     for place, button in cells.items(): button.on_click(lambda _, place=place: choose(*place))
     tracks = f"auto repeat({len(names)}, {size}px)"
     layout = {"grid_template_columns": tracks, "grid_template_rows": tracks, "grid_gap": "1px",
-              "overflow": "auto", "width": "max-content", "max_width": "100%"}
+              "overflow": "auto", "width": "max-content", "max_width": "100%",
+              "max_height": "45vh"}  # of the window: the images above stay in sight
     return widgets.GridBox([*headings, *cells.values()], layout=layout), cells
 
 # %% ../../nbs/835_confusion_explorer.ipynb #2bca7ff9
-_WORDS = "<b>rows: the label; columns: the model's answer; press a number</b>"
+_WORDS = """<style>
+.petbook-row, .petbook-column, .petbook-corner { position: sticky; z-index: 1; display: flex;
+  height: auto !important; background: var(--jp-layout-color0, Canvas); }
+.petbook-row { left: 0; align-items: center; justify-content: flex-end; }
+.petbook-row .widget-html-content { align-self: center; }
+.petbook-column { top: 0; z-index: 2; align-items: flex-end; justify-content: center; }
+.petbook-column .widget-html-content { align-self: flex-end; }
+.petbook-corner { left: 0; top: 0; z-index: 3; }
+</style><b>rows: the label; columns: the model's answer; press a number</b>"""
 
 def _frame_chosen(explorer, cells: dict) -> None:
     "Frame the button of the chosen cell."
@@ -202,7 +213,7 @@ def _confusion_view(explorer):
     actual, predicted = (widgets.Dropdown(options=options, value=getattr(explorer, name),
                                           description=name) for name in (
                                                   "actual", "predicted"))
-    gallery = widgets.HTML(layout={"max_height": "480px", "overflow": "auto"})
+    gallery = widgets.HTML(layout={"max_height": "28vh", "overflow": "auto"})
 
     def choose(row, column):
         for control, index in ((actual, row), (predicted, column)):

@@ -8,11 +8,11 @@ __all__ = ['read_again', 'LearningRateExplorer']
 # %% ../../nbs/830_rate_explorer.ipynb #ee9a2c9f
 import numpy as np
 
-from ..display import figure_html, new_figure
+from ..display import new_figure
 from ..training.lr_finder import LRFind
 from ..training.recording import smoothed
 from ..training.suggestions import minimum, slide, steep, usable_part, valley
-from .explorers import Explorer, draw_controls
+from .explorers import Explorer, draw_controls, plot_html
 
 # %% ../../nbs/830_rate_explorer.ipynb #b28d87da
 _RULES = {"minimum": minimum, "steep": steep, "valley": valley, "slide": slide}
@@ -104,7 +104,7 @@ def _lr_view(explorer):
         figure = new_figure(6.2, 3.4)
         _draw_curve(explorer, figure.subplots())
         words = f"loss over learning rate; chosen {explorer.value:.1e}"
-        curve.value = figure_html(figure, words)
+        curve.value = plot_html(figure, words)
         code.value = f"<code>learn.fine_tune(2, base_lr={explorer.value:.1e})</code>"
 
     def choose(name): lr.value = explorer.suggestions[name] or lr.value
