@@ -417,7 +417,7 @@ def check_cleaner(page: Page, folder: Path) -> None:
                   lambda: re.search(r"labelled .*the model answers .*, loss \d",
                                     cleaner.card(0).inner_text(), re.DOTALL))
     cleaner.holds("'likely label' is explained beside 'the model answers'",
-                  lambda: "Likely label\" says more" in area.inner_text())
+                  lambda: "\"Likely label\": it is as" in area.inner_text())
     cleaner.holds("names are shown as text",
                   lambda: area.locator("img[src=x]").count() == 0)
     page.shot("cleaner", area)

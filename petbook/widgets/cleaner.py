@@ -147,10 +147,9 @@ def suspect_html(
     words = f"labelled {suspect.given}" if suspect.given else "not labelled yet"
     image = image_html(image_card(suspect.path, image_size), words)
     return to_html(_CARD, size=image_size, image=image, given=suspect.given,
-                   split=suspect.split,
                    predicted=suspect.predicted, chance=f"{suspect.probability:.2f}",
-                   loss=f"{suspect.loss:.2f}", likely=suspect.likely, name=suspect.path.name,
-                   second=suspect.second,
+                   loss=f"{suspect.loss:.2f}", split=suspect.split, likely=suspect.likely,
+                   name=suspect.path.name, second=suspect.second,
                    strange=suspect.known is not None and suspect.known <= 0.05)
 
 # %% ../../nbs/845_cleaner.ipynb #9b00a4e3
@@ -248,10 +247,8 @@ class _CleanerPage:
         self.show()
 
 # %% ../../nbs/845_cleaner.ipynb #aa310af3
-_EXPLAINED = """<div style="font-size:12px;max-width:60em;opacity:.85">"The model answers"
-names the class that the model finds likeliest. "Likely label" says more: the model is as
-confident of that class here as it is for the class's own images, so probably the label is
-wrong, not the model. Look at the image before you believe either.</div>"""
+_EXPLAINED = """<small>"The model answers" is its likeliest class. "Likely label": it is as
+confident of that class as for the class's own images; the label is probably wrong.</small>"""
 
 def _cleaner_view(cleaner):
     "The live view of an `ImageClassifierCleaner`."
@@ -269,8 +266,7 @@ def _cleaner_view(cleaner):
     filters = [page.filters[name] for name in ("given", "split", "order")]
     turning = [buttons["previous"], buttons["next"], page.place]
     acting = [buttons["apply"], buttons["undo"], page.status]
-    labelled = any(suspect.likely for suspect in cleaner.plan.suspects)
-    explained = [widgets.HTML(_EXPLAINED)] if labelled else []
+    explained = [widgets.HTML(_EXPLAINED)] * any(one.likely for one in cleaner.plan.suspects)
     return widgets.VBox([widgets.HBox(filters, layout=row), *explained, page.cards,
                          widgets.HBox(turning, layout=row), widgets.HBox(acting, layout=row)])
 
@@ -295,8 +291,7 @@ def _draw_cleaner(cleaner):
     figure = new_figure(9.5, 4.6)
     top, bottom = figure.subfigures(2, 1, height_ratios=[0.3, 4])
     given = short_name(cleaner.given or "all classes")
-    shown = (f"label: {given}     split: {cleaner.split or 'all'}    "
-             " "
+    shown = (f"label: {given}     split: {cleaner.split or 'all'}     "
              f"first: {cleaner.order}     {plan_text(cleaner)}")
     top.text(0.01, 0.4, shown, fontsize=9, parse_math=False)
     panes = bottom.subplots(2, 4)
