@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pool_maps', 'body_of', 'pooled_features', 'average_features', 'fingerprint', 'TrainingFeatures', 'training_features']
 
-# %% ../../nbs/634_features.ipynb #ad1a7ae3
+# %% ../../nbs/634_features.ipynb #62802b1c
 import hashlib
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import DataError, isolated_randomness
+from ..memory import kept_memory
 from ..training.batches import every_batch
 from ..training.bits import same_bits
 from ..training.optimizers import autocast
@@ -46,7 +47,7 @@ def body_of(
                         "part is a Body")
     return model[0]
 
-# %% ../../nbs/634_features.ipynb #80008060
+# %% ../../nbs/634_features.ipynb #07814f2c
 def pooled_features(
     trainer: "Trainer",  # or a `Learner`, whose model came from `create_vision_model`
     dl,  # a loader of (x, y), or a list of batches
@@ -55,7 +56,7 @@ def pooled_features(
     body, folded, rows = body_of(trainer.model), None, []
     meter = trainer.progress.work(len(dl), "features")
     with (isolated_randomness(trainer.seed, "validate"), same_bits(trainer.deterministic),
-          evaluation_mode(trainer.model), torch.no_grad(),
+          kept_memory(), evaluation_mode(trainer.model), torch.no_grad(),
           closing(every_batch(dl)) as batches):
         for batch in batches:
             x, y, _ = trainer.to_device(batch)

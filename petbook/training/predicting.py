@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kept_mode', 'without_reduction', 'as_probabilities', 'get_preds', 'validate']
 
-# %% ../../nbs/545_predicting.ipynb #e2bd227d
+# %% ../../nbs/545_predicting.ipynb #72ac2a1f
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import DataError, isolated_randomness
+from ..memory import kept_memory
 from ..losses.functions import activate
 from ..losses.metrics import Scores
 from .batches import every_batch
@@ -69,7 +70,7 @@ def _predict_batch(trainer: Events, batch: tuple, with_loss: bool) -> tuple:
     with kept_attributes(trainer, loss_func=without_reduction(trainer.loss_func)):
         return probabilities, trainer.y.cpu(), trainer.get_loss().cpu(), items
 
-# %% ../../nbs/545_predicting.ipynb #0c29a0b6
+# %% ../../nbs/545_predicting.ipynb #18af9393
 def get_preds(
     trainer: Events,  # a `Trainer`
     dl: Iterable | None = None,  # a loader, or batches; the validation loader if None
@@ -83,21 +84,21 @@ def get_preds(
     every = every_batch(trainer.dls.valid if dl is None else dl)
     # the first of these is the lock
     with (isolated_randomness(trainer.seed, "validate"), same_bits(trainer.deterministic),
-          kept_mode(trainer.model), kept_attributes(trainer, x=None, y=None, pred=None),
-          torch.no_grad(), closing(every) as batches):
+          kept_memory(), kept_mode(trainer.model), torch.no_grad(),
+          kept_attributes(trainer, x=None, y=None, pred=None), closing(every) as batches):
         trainer.model.eval()
         parts = [_predict_batch(trainer, batch, with_loss) for batch in batches]
     joined = [None if any(one is None for one in part) else torch.cat(part)
               for part in zip(*parts)] or [None] * 4
     return (*joined[:2], *joined[2:3][: int(with_loss)], *joined[3:][: int(with_items)])
 
-# %% ../../nbs/545_predicting.ipynb #08e2d9b7
+# %% ../../nbs/545_predicting.ipynb #ca39b0af
 def validate(
     trainer: Events,  # a `Trainer`
     dl: Iterable | None = None,  # a loader, or batches; the validation loader if None
 ) -> Scores:  # "valid_loss" and each metric
     "Loss and metrics over a loader."
     with (isolated_randomness(trainer.seed, "validate"), same_bits(trainer.deterministic),
-          kept_mode(trainer.model)):
+          kept_memory(), kept_mode(trainer.model)):
         trainer.within("validate", partial(trainer.run_validate, dl))
         return Scores(trainer.results)

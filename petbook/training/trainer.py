@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['create_opt', 'Trainer']
 
-# %% ../../nbs/550_trainer.ipynb #4812b133
+# %% ../../nbs/550_trainer.ipynb #477559a6
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..core import check_whole, default_device, isolated_randomness
+from ..memory import kept_memory
 from ..losses.functions import default_loss
 from ..losses.metrics import Scores, find_metrics
 from .batches import batch_to_device, count_batches, reseed_generators
@@ -78,7 +79,7 @@ def _place_model(trainer: Events, compile: bool) -> None:
 # %% ../../nbs/550_trainer.ipynb #853fdadc
 _later: Any = None
 
-# %% ../../nbs/550_trainer.ipynb #5e2f9750
+# %% ../../nbs/550_trainer.ipynb #99e46290
 class Trainer(Events):
     "Trains a model on data. Each method calls the function of its name from the pages before."
     fits = epoch = batch = first_epoch = last_epoch = 0  # where the run is
@@ -141,7 +142,7 @@ class Trainer(Events):
         _begin_fit(self, n_epoch, lr, wd, reset_opt)
         self.schedule, self.phase = schedule, phase or f"fit {self.fits}"
         with (isolated_randomness(self.seed, "fit", self.epoch), self.added_cbs(cbs),
-              same_bits(self.deterministic)):
+              same_bits(self.deterministic), kept_memory()):
             try: self.within("fit", self.run_fit)
             finally: _end_fit(self)
 
