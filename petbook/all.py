@@ -175,7 +175,7 @@ class _LateModule(ModuleType):
 if not TYPE_CHECKING:
     plt = _LateModule("matplotlib.pyplot", "matplotlib's pyplot, imported when it is used.")
 
-# %% ../nbs/890_all.ipynb #85ca0f42
+# %% ../nbs/890_all.ipynb #563866b9
 __all__ = [
     "AbsentError", "accuracy", "adam", "AdaptiveConcatPool2d", "alexnet", "anneal_cosine",
     "anneal_exponential", "anneal_linear", "are_uneven", "at_size", "atomic_path",
@@ -207,7 +207,7 @@ __all__ = [
     "image_fingerprint", "image_to_tensor", "ImageBlock", "ImageClassifierCleaner",
     "ImageDataLoaders", "ImageDataset", "ImageError", "imagenet_stats", "ImageReport",
     "imaginary_breed", "IndexSplitter", "Interval", "isolated_randomness", "ItemStage",
-    "ItemTransform", "KFoldSplitter", "L", "label_quality", "LabelError",
+    "ItemTransform", "kept_memory", "KFoldSplitter", "L", "label_quality", "LabelError",
     "LabelSmoothingCrossEntropy", "LabelSmoothingCrossEntropyFlat", "LabelSuggestion",
     "large_tensor", "layer_groups", "Layout", "Learner", "learner_features",
     "LearningRateExplorer", "left_out_files", "likely_label_errors", "linear_probe",
@@ -235,7 +235,8 @@ __all__ = [
     "squeezenet1_1", "steep", "StratifiedSplitter", "stream_seed", "suggest_labels",
     "Suggestion", "Summary", "swin_t", "swin_v2_t", "teardown_distrib", "tensor",
     "tensor_to_image", "TensorBoard", "TimeBudget", "top_k_accuracy", "torch",
-    "TorchScheduler", "Tracker", "Trainer", "TrainingError", "TrainOnly", "TransformBlock",
+    "TorchScheduler", "Tracker", "Trainer", "training_features", "TrainingError",
+    "TrainOnly", "TransformBlock",
     "Trust", "try_tuning", "twin_classes", "undo_changes", "uneven_loss", "unfreeze",
     "untar_data", "upload_and_classify", "UploadClassifier", "URLs", "using_attr", "valley",
     "verify_images", "vgg16_bn", "vision_learner", "vit_b_16", "Warp", "WholeBatch",
