@@ -6,7 +6,7 @@
 __all__ = ['list_items', 'open_ahead', 'answer_batch', 'augmented_probabilities', 'absent_words', 'Predictor', 'rebuild_stages',
            'try_predictor', 'load_learner']
 
-# %% ../../nbs/800_predictor.ipynb #91023282
+# %% ../../nbs/800_predictor.ipynb #704341ba
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core import (
     ImageError, ModelFileError, check_choice, check_range, check_whole, default_device,
     random_stream, tensor_to_image)
+from ..memory import kept_memory
 from ..display import is_watched
 from ..images.stage import ItemStage, from_config as item_stage_from_config
 from ..augmentation.stage import BatchStage
@@ -114,7 +115,7 @@ def absent_words(
     instead = f": {_INSTEAD[name]}" if name in _INSTEAD else ""
     return f"a Predictor has no attribute {name!r}{instead}"
 
-# %% ../../nbs/800_predictor.ipynb #70dc1ef6
+# %% ../../nbs/800_predictor.ipynb #4e9f9774
 class Predictor:
     "Tells which class an image shows, by the very steps that validation took in training."
 
@@ -184,8 +185,8 @@ class Predictor:
         check_choice("on_error", on_error, ("raise", "return"))
         check_whole("bs", bs, 1)
         items, answers, batch = list_items(items), [], []
-        with tqdm(total=len(items), unit="image", delay=1, leave=False,
-                  disable=not (progress and is_watched())) as bar:
+        with kept_memory(), tqdm(total=len(items), unit="image", delay=1, leave=False,
+                                 disable=not (progress and is_watched())) as bar:
             for image in open_ahead(self.item_stage, items, workers, 2 * bs):
                 if on_error == "raise" and isinstance(image, ImageError): raise image
                 batch.append(image)

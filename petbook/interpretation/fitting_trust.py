@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IN_FOLDS', 'training_answers', 'only_probed', 'trust_in_folds', 'fit_trust']
 
-# %% ../../nbs/728_fitting_trust.ipynb #6fd7268e
+# %% ../../nbs/728_fitting_trust.ipynb #311f990f
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from ..core import DataError, check_choice, isolated_randomness, random_stream
-from .trust import Trust, features_and_logits, fingerprint, trust_from
+from ..memory import kept_memory
+from .trust import Trust, features_and_logits, trust_from
 from ..models.cutting import evaluation_mode
+from ..models.features import fingerprint, training_features
 from ..models.recomputing import HeadSolver, fold_logits, head_kinds, solver_of
 from ..training.optimizers import autocast
 
 if TYPE_CHECKING: from petbook.training.trainer import Trainer
 
-# %% ../../nbs/728_fitting_trust.ipynb #42f17dad
+# %% ../../nbs/728_fitting_trust.ipynb #f5f7cd30
 def training_answers(
     learner: "Trainer",  # or a `Learner`
     items: Sequence | None = None,  # labelled items; those of the training set if None
@@ -32,7 +34,7 @@ def training_answers(
                         "petbook's DataLoaders")
     loader = dls.test_dl(dls.train.dataset.items if items is None else items, with_labels=True)
     with (isolated_randomness(learner.seed, "validate"), evaluation_mode(learner.model),
-          torch.no_grad()):
+          torch.no_grad(), kept_memory()):
         for batch in loader.batches():
             x, y, _ = learner.to_device(batch)
             with autocast(learner.device, learner.precision):
@@ -63,7 +65,7 @@ def trust_in_folds(
     logits = fold_logits(features if inputs is None else inputs, targets, n_out, solver)
     return trust_from(features, logits, targets, None, IN_FOLDS, of_model), logits
 
-# %% ../../nbs/728_fitting_trust.ipynb #1431c12e
+# %% ../../nbs/728_fitting_trust.ipynb #15ca1288
 def _inputs(learner: "Trainer", features: Tensor) -> Tensor:
     "Of pooled features those that the head is given: all, or the averages at their end."
     layer = [one for one in learner.model.modules() if isinstance(one, nn.Linear)][-1]
@@ -86,12 +88,16 @@ def fit_trust(
     Raises `DataError` for folds of a trained body, or without labelled validation images."""
     check_choice("held_out", held_out, ["auto", "folds", "validation"])
     items = list(learner.dls.train.dataset.items)
-    computed = held_out != "validation" and only_probed(learner) and len(items) <= most
+    computed = (held_out != "validation" and only_probed(learner) and len(items) <= most
+                and hasattr(learner.dls, "read_again"))
     if held_out == "folds" and not computed: _refuse_folds()
     order = torch.randperm(len(items), generator=random_stream(42, "trust items"))
     items = [items[place] for place in order[:most].sort().values.tolist()]
-    features, targets, _ = training_answers(learner, items)
     mark, solver = fingerprint(learner.model), None
+    if computed:  # from such features the head was computed, and the learner still has them
+        taken = training_features(learner, learner.dls)
+        features, targets = taken.features, taken.targets
+    else: features, targets, _ = training_answers(learner, items)
     if computed:
         inputs = _inputs(learner, features)
         if solver := solver_of(learner.model, inputs, targets):
