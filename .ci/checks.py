@@ -24,8 +24,6 @@ LEAKS = ((r"(?<![\w.])/(?:work|root|tmp|home|opt|usr|Users)/[\w.]", "a path of o
          (r"Traceback \(most recent", "a traceback"), (r"\b\w*Warning:", "a warning"),
          (r" at 0x[0-9a-f]{6,}", "an address"), (r"\d+%\|.*\|", "a progress bar"),
          (r"Text\(0|<matplotlib\.|<function ", "what an object looks like to Python"))
-# Pages whose figures have no captions yet; a page may leave this list, none may join it.
-UNCAPTIONED = {"nbs/tutorials/pet_breeds.ipynb"}
 problems = []
 
 
@@ -246,7 +244,7 @@ def check_outputs(path, source, outputs):
             if size > FIGURE: problems.append(f"{path}: a figure of {size // 1000} KB ({head})")
             if not re.search(r"^#\| fig-alt: *\S", source, flags=re.M):
                 problems.append(f"{path}: a figure without alt text ({head})")
-            if str(path) not in UNCAPTIONED and not re.search(r"^#\| fig-cap: *\S", source, flags=re.M):
+            if not re.search(r"^#\| fig-cap: *\S", source, flags=re.M):
                 problems.append(f"{path}: a figure without caption ({head})")
 
 

@@ -7,7 +7,7 @@ __all__ = ['fit_correction', 'grow_layer', 'keep_rows', 'replace_last', 'body_ma
            'read_features', 'features_file', 'grow_model', 'regroup_model', 'without_classes', 'merged_classes',
            'learner_features', 'with_class']
 
-# %% ../../nbs/668_growing.ipynb #60d4045c
+# %% ../../nbs/668_growing.ipynb #b2f75742
 import difflib
 import hashlib
 import json
@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import DataError, ModelFileError, atomic_path, check_range
-from ..memory import kept_memory
 from ..data.files import get_image_files
 from .recomputing import (
-    HeadSolver, head_kinds, last_inputs, last_layer, solver_of)
+    HeadSolver, item_inputs, last_inputs, last_layer, solver_of)
 
 if TYPE_CHECKING:
     from petbook.data.dataloaders import DataLoaders
@@ -300,35 +299,14 @@ def merged_classes(
               if one == joined[0] or one not in joined}
     return {new if group is joined else one: group for one, group in groups.items()}
 
-# %% ../../nbs/668_growing.ipynb #d31f7cd1
-def _kept_inputs(learner: "Trainer") -> tuple[Tensor, Tensor | None] | None:
-    "What `last_inputs` gives for the training images, from features that are kept; or None."
-    kept = getattr(learner, "kept_features", None)
-    if kept is None or not head_kinds(learner.model): return None
-    if not kept.fit(learner, learner.dls): return None
-    width = last_layer(learner.model)[1].in_features
-    features, largest = kept.features[:, -width:], kept.features[:, :-width]
-    return features, largest if largest.shape[1] else None
-
-def _run_inputs(learner: "Trainer", items: Sequence) -> tuple[Tensor, Tensor | None]:
-    "What `last_inputs` gives for items, read as in validation."
-    loader = learner.dls.test_dl(list(items))
-    with kept_memory():
-        rows = [last_inputs(learner.model, learner.to_device(batch)[0])
-                for batch in loader.batches()]
-    features, largest = (torch.cat([one.cpu() for one in column])
-                         if column[0] is not None else None for column in zip(*rows))
-    return features, largest
-
-# %% ../../nbs/668_growing.ipynb #4e3c1735
+# %% ../../nbs/668_growing.ipynb #94f79c8d
 def learner_features(
     learner: "Trainer",  # or a `Learner`, whose last layer is linear
     items: Sequence | None = None,  # what to read, without labels; None: the training items
 ) -> KnownFeatures:  # targets are -1 for items given
     "Read items as in validation, and catch what goes into the last layer."
     data, model = learner.dls.train.dataset, learner.model
-    features, largest = (_kept_inputs(learner) if items is None else None) or _run_inputs(
-        learner, data.items if items is None else items)
+    features, largest = item_inputs(learner, items)
     mark = body_mark(model.state_dict(), last_layer(model)[0])
     if items is None: targets, solver = data.targets, solver_of(model, features, data.targets)
     else: targets, solver = torch.full((len(items),), -1), None
