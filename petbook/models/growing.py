@@ -7,7 +7,7 @@ __all__ = ['fit_correction', 'grow_layer', 'keep_rows', 'replace_last', 'body_ma
            'read_features', 'features_file', 'grow_model', 'regroup_model', 'without_classes', 'merged_classes',
            'learner_features', 'with_class']
 
-# %% ../../nbs/668_growing.ipynb #b2f75742
+# %% ../../nbs/668_growing.ipynb #8c07c696
 import difflib
 import hashlib
 import json
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from ..core import DataError, ModelFileError, atomic_path, check_range
 from ..data.files import get_image_files
 from .recomputing import (
-    HeadSolver, item_inputs, last_inputs, last_layer, solver_of)
+    HeadSolver, item_inputs, last_layer, solver_of)
 
 if TYPE_CHECKING:
     from petbook.data.dataloaders import DataLoaders
