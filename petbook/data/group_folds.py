@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['deal_groups', 'GroupKFoldSplitter']
 
-# %% ../../nbs/322_group_folds.ipynb #b8be172e
+# %% ../../nbs/322_group_folds.ipynb #62e921a3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ..core import DataError, check_whole, random_stream
-from .splits import group_keys
+from ..core import DataError, random_stream
+from .splits import KFoldSplitter, group_keys
 
 # %% ../../nbs/322_group_folds.ipynb #763910ed
 def _counts_of_groups(keys: Sequence, labels: Sequence, names: Sequence) -> np.ndarray:
@@ -53,7 +53,7 @@ def deal_groups(
         held[fold] += counts[place]
     return np.array([fold_of[key] for key in keys])
 
-# %% ../../nbs/322_group_folds.ipynb #c53e64fc
+# %% ../../nbs/322_group_folds.ipynb #02c13652
 @dataclass
 class GroupKFoldSplitter:
     "Deal whole groups into folds of even classes; one fold is the validation set."
@@ -66,9 +66,7 @@ class GroupKFoldSplitter:
     seed: int | None = None  # of the deal; None: the block's seed
     uses_labels = True
 
-    def __post_init__(self):
-        check_whole("n_folds", self.n_folds, 2)
-        check_whole("fold", self.fold, 0, self.n_folds - 1)
+    __post_init__ = KFoldSplitter.__post_init__  # the same bounds
 
     def __call__(
         self,

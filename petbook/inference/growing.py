@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_through', 'features_of', 'trust_again', 'grow_file', 'regroup_file', 'suggest_labels']
 
-# %% ../../nbs/805_growing_files.ipynb #9ab3a7ff
+# %% ../../nbs/805_growing_files.ipynb #527a6e52
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,21 +21,19 @@ from ..models.files import read_model_file, write_model_file
 from petbook.models.growing import (
     KnownFeatures, body_mark, features_file, grow_model, read_features, regroup_model,
     write_features)
-from ..models.recomputing import head_kinds, last_inputs, last_layer
+from ..models.recomputing import head_kinds, last_inputs, last_layer, part_pooled
 from .predictor import Predictor, list_items, load_learner, open_ahead
 
-# %% ../../nbs/805_growing_files.ipynb #4444210b
+# %% ../../nbs/805_growing_files.ipynb #ad06ac88
 def _read_batch(predictor: Predictor, images: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     "Features, inputs of the last layer and logits of images, of one size or of several."
     same = len({image.shape for image in images}) == 1
-    width = last_layer(predictor.model)[1].in_features
     rows = []
     for part in [torch.stack(images)] if same else [image[None] for image in images]:
         with torch.inference_mode():
             x = predictor.batch_stage(part.to(predictor.device))
             features, logits = features_and_logits(predictor.model, x)
-            # a computed head is given just these, or the averages at their end
-            if head_kinds(predictor.model): inputs = features[:, -width:]
+            if head_kinds(predictor.model): inputs = part_pooled(predictor.model, features)[0]
             else: inputs = last_inputs(predictor.model, x)[0]
         rows.append((features.cpu(), inputs.cpu(), logits.cpu()))
     return tuple(torch.cat(column) for column in zip(*rows))

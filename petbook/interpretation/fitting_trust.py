@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['IN_FOLDS', 'training_answers', 'only_probed', 'trust_in_folds', 'fit_trust']
 
-# %% ../../nbs/728_fitting_trust.ipynb #311f990f
+# %% ../../nbs/728_fitting_trust.ipynb #2ddc1eb3
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core import DataError, check_choice, isolated_randomness, random_stream
 from ..memory import kept_memory
 from .trust import Trust, features_and_logits, trust_from
 from ..models.cutting import evaluation_mode
 from ..models.features import fingerprint, training_features
-from ..models.recomputing import HeadSolver, fold_logits, head_kinds, solver_of
+from ..models.recomputing import (
+    HeadSolver, fold_logits, head_kinds, part_pooled, solver_of)
 from ..training.optimizers import autocast
 
 if TYPE_CHECKING: from petbook.training.trainer import Trainer
@@ -65,12 +66,7 @@ def trust_in_folds(
     logits = fold_logits(features if inputs is None else inputs, targets, n_out, solver)
     return trust_from(features, logits, targets, None, IN_FOLDS, of_model), logits
 
-# %% ../../nbs/728_fitting_trust.ipynb #15ca1288
-def _inputs(learner: "Trainer", features: Tensor) -> Tensor:
-    "Of pooled features those that the head is given: all, or the averages at their end."
-    layer = [one for one in learner.model.modules() if isinstance(one, nn.Linear)][-1]
-    return features[:, -layer.in_features:]
-
+# %% ../../nbs/728_fitting_trust.ipynb #b51ba6f5
 def _refuse_folds() -> None:
     raise DataError("folds need a head that was computed, by linear_probe or by head='auto', "
                     "on a body that has not been trained: this network has learned from its "
@@ -93,16 +89,14 @@ def fit_trust(
     if held_out == "folds" and not computed: _refuse_folds()
     order = torch.randperm(len(items), generator=random_stream(42, "trust items"))
     items = [items[place] for place in order[:most].sort().values.tolist()]
-    mark, solver = fingerprint(learner.model), None
+    mark = fingerprint(learner.model)
     if computed:  # from such features the head was computed, and the learner still has them
         taken = training_features(learner, learner.dls)
-        features, targets = taken.features, taken.targets
-    else: features, targets, _ = training_answers(learner, items)
-    if computed:
-        inputs = _inputs(learner, features)
-        if solver := solver_of(learner.model, inputs, targets):
-            return trust_in_folds(features, targets, len(learner.dls.vocab), solver, inputs,
-                                  mark)[0]
+        features, inputs = taken.features, part_pooled(learner.model, taken.features)[0]
+        if solver := solver_of(learner.model, inputs, taken.targets):
+            return trust_in_folds(features, taken.targets, len(learner.dls.vocab), solver,
+                                  inputs, mark)[0]
         if held_out == "folds": _refuse_folds()
+    else: features = training_answers(learner, items)[0]
     outside, wanted, logits = training_answers(learner, learner.dls.valid.dataset.items)
     return trust_from(features, logits, wanted, outside, "validation images", mark)

@@ -7,9 +7,8 @@ __all__ = ['fit_correction', 'grow_layer', 'keep_rows', 'replace_last', 'body_ma
            'read_features', 'features_file', 'grow_model', 'regroup_model', 'without_classes', 'merged_classes',
            'learner_features', 'with_class']
 
-# %% ../../nbs/668_growing.ipynb #8c07c696
+# %% ../../nbs/668_growing.ipynb #7dd63f26
 import difflib
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -25,8 +24,8 @@ from torch.nn import functional as F
 
 from ..core import DataError, ModelFileError, atomic_path, check_range
 from ..data.files import get_image_files
-from .recomputing import (
-    HeadSolver, item_inputs, last_layer, solver_of)
+from .features import weights_digest
+from .recomputing import HeadSolver, item_inputs, last_layer, solver_of
 
 if TYPE_CHECKING:
     from petbook.data.dataloaders import DataLoaders
@@ -134,18 +133,15 @@ def replace_last(
         model.config = model.config | {"n_out": layer.out_features}
     return model
 
-# %% ../../nbs/668_growing.ipynb #784a14b1
+# %% ../../nbs/668_growing.ipynb #c8dc1442
 def body_mark(
     tensors: dict[str, Tensor],  # weights by name, of a model or of its file
     last: str,  # the last layer's name
 ) -> str:  # 16 hexadecimal digits
     "Compute a mark of all weights before the last layer."
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        if name.startswith((f"{last}.", "trust.")): continue
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    kept = {name: tensor for name, tensor in sorted(tensors.items())
+            if not name.startswith((f"{last}.", "trust."))}
+    return weights_digest(kept)[:16]
 
 # %% ../../nbs/668_growing.ipynb #9ee640f3
 class KnownFeatures(NamedTuple):
