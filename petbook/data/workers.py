@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['default_workers', 'choose_workers', 'make_reader', 'WorkerError', 'fetch']
 
-# %% ../../nbs/345_workers.ipynb #ea72dda8
+# %% ../../nbs/345_workers.ipynb #c0ffd8df
 import atexit
 import multiprocessing
 import multiprocessing.util  # its own end of all processes must come after ours
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from ..core import PetbookError, check_choice, check_whole
 from .passes import Key, PassPlan
 from .caches import MemoryCache
-from .datasets import ImageDataset, RawBatch, usable_cores
+from .datasets import ImageDataset, RawBatch, reading_threads, usable_cores
 
 if TYPE_CHECKING:
     from petbook.data.loaders import Loader
@@ -48,7 +48,16 @@ def _why_not_sendable(dataset: ImageDataset) -> str | None:
     if not in_notebook or b"__main__" not in sent: return None
     return "a transform was defined in the notebook; put it into a .py file and import it"
 
-# %% ../../nbs/345_workers.ipynb #ec2b8ab4
+# %% ../../nbs/345_workers.ipynb #f8c273b8
+def _kept_in_memory(dataset: ImageDataset) -> bool:
+    "Ask whether the main process will keep all images, and can prepare several at a time."
+    cache = dataset.cache
+    if not isinstance(cache, MemoryCache) or reading_threads(dataset) == 1: return False
+    if cache.limit is None or not len(dataset): return True
+    try: return len(dataset) * dataset.prepared(0).nbytes <= cache.limit
+    except Exception: return False
+
+# %% ../../nbs/345_workers.ipynb #d91b35f4
 def choose_workers(
     num_workers: int | None,  # what was asked for, from 0; None: choose
     dataset: ImageDataset,  # what the workers are to read
@@ -57,7 +66,9 @@ def choose_workers(
     "Choose or check a number of workers. Raises `ValueError` for an unknown start method."
     ways = multiprocessing.get_all_start_methods()
     if start_method is not None: check_choice("start_method", start_method, ways)
-    if num_workers is None: num_workers = default_workers(len(dataset), start_method)
+    if num_workers is None:
+        num_workers = 0 if _kept_in_memory(dataset) else default_workers(len(dataset),
+                                                                         start_method)
     check_whole("num_workers", num_workers, 0)
     forked = (start_method or multiprocessing.get_start_method()) == "fork"
     why = _why_not_sendable(dataset) if num_workers and not forked else None
