@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_through', 'features_of', 'trust_again', 'grow_file', 'regroup_file', 'suggest_labels']
 
-# %% ../../nbs/805_growing_files.ipynb #527a6e52
+# %% ../../nbs/805_growing_files.ipynb #5cbb3211
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from ..display import say
 from ..interpretation.fitting_trust import IN_FOLDS, trust_in_folds
 from ..interpretation.suggesting import SuggestionList, list_suggestions
 from ..interpretation.trust import Trust, features_and_logits
-from ..models.files import read_model_file, write_model_file
+from ..memory import kept_memory
+from ..models.files import write_model_file
 from petbook.models.growing import (
     KnownFeatures, body_mark, features_file, grow_model, read_features, regroup_model,
     write_features)
@@ -38,24 +39,27 @@ def _read_batch(predictor: Predictor, images: list[Tensor]) -> tuple[Tensor, Ten
         rows.append((features.cpu(), inputs.cpu(), logits.cpu()))
     return tuple(torch.cat(column) for column in zip(*rows))
 
-# %% ../../nbs/805_growing_files.ipynb #459487c3
+# %% ../../nbs/805_growing_files.ipynb #c8fcf00f
 def read_through(
     predictor: Predictor,  # from `load_learner`
     items: object,  # a folder, or a list of whatever `predict` takes
-    bs: int = 64,  # images in a batch
+    # images in a batch; None: 64 on a GPU, and 8 elsewhere, so that its maps stay in caches
+    bs: int | None = None,
     # gets the errors of images that cannot be read, by their place; None: raise the first
     unread: dict[int, ImageError] | None = None,
     # of those that can be read: features (N, D), last layer's inputs (N, E), logits (N, C)
 ) -> tuple[Tensor, Tensor, Tensor]:
     "Run images through a predictor's network, and keep what lies before its answers."
     rows, batch, items = [], [], list_items(items)
-    for place, image in enumerate(open_ahead(predictor.item_stage, items)):
-        if isinstance(image, Tensor): batch.append(image)
-        elif unread is None: raise image
-        else: unread[place] = image
-        if batch and (len(batch) == bs or place == len(items) - 1):
-            rows.append(_read_batch(predictor, batch))
-            batch = []
+    bs = bs or (64 if predictor.device.type == "cuda" else 8)
+    with kept_memory():
+        for place, image in enumerate(open_ahead(predictor.item_stage, items)):
+            if isinstance(image, Tensor): batch.append(image)
+            elif unread is None: raise image
+            else: unread[place] = image
+            if batch and (len(batch) == bs or place == len(items) - 1):
+                rows.append(_read_batch(predictor, batch))
+                batch = []
     if not rows:
         words = f"; {len(unread)} cannot be read: {[*unread.values()][0]}" if unread else ""
         raise DataError(f"there is no image to read{words}")
@@ -100,7 +104,7 @@ def trust_again(
                                    known.features[rows])
     return trust, logits.argmax(1) == targets, targets
 
-# %% ../../nbs/805_growing_files.ipynb #bdffed04
+# %% ../../nbs/805_growing_files.ipynb #4c8dedb5
 _MEASURED = ("error", "error_low", "error_high", "validation_images")
 
 def _training_of(manifest: dict, change: dict, weights: int) -> dict:
@@ -113,15 +117,14 @@ def _training_of(manifest: dict, change: dict, weights: int) -> dict:
     if isinstance(training.get("parameters"), int): training["parameters"] += weights
     return training
 
-def _write_changed(model: Path, out: Path, predictor: Predictor, known: KnownFeatures,
-                   change: dict, trust: Trust | None) -> Path:
+def _write_changed(out: Path, predictor: Predictor, known: KnownFeatures, change: dict,
+                   trust: Trust | None) -> Path:
     "Write the old file's network with another last layer, and its features."
-    manifest, tensors = read_model_file(model)
-    place, layer = last_layer(predictor.model)
-    tensors = {name: one for name, one in tensors.items() if not name.startswith("trust.")}
-    old = sum(tensors.pop(f"{place}.{name}").numel() for name in layer.state_dict())
-    tensors |= {f"{place}.{name}": one for name, one in layer.state_dict().items()}
-    weights = sum(one.numel() for one in layer.state_dict().values()) - old
+    manifest, grown = predictor.manifest, len(known.vocab) - len(predictor.vocab)
+    tensors = {name: one.cpu().contiguous() for name, one
+               in predictor.model.state_dict().items()}
+    _, layer = last_layer(predictor.model)
+    weights = grown * (layer.in_features + (layer.bias is not None))
     kept = {name: value for name, value in manifest.items() if name != "trust"}
     kept |= {"vocab": known.vocab, "training": _training_of(manifest, change, weights)}
     if kept["model"]: kept["model"] = kept["model"] | {"n_out": len(known.vocab)}
@@ -131,8 +134,8 @@ def _write_changed(model: Path, out: Path, predictor: Predictor, known: KnownFea
     if len(known.features): write_features(features_file(out), known)
     return write_model_file(out, kept, tensors)
 
-# %% ../../nbs/805_growing_files.ipynb #98994141
-def _finish(model: Path, out: Path, predictor: Predictor, known: KnownFeatures, change: dict,
+# %% ../../nbs/805_growing_files.ipynb #bc1461e9
+def _finish(out: Path, predictor: Predictor, known: KnownFeatures, change: dict,
             report: Callable[[str], None]) -> Path:
     "Measure, tell, and write a changed model."
     found = trust_again(predictor.trust, known)
@@ -146,7 +149,7 @@ def _finish(model: Path, out: Path, predictor: Predictor, known: KnownFeatures, 
             words = (f"{int(right[new].sum())} of {int(new.sum())} new images are right, and "
                      f"{right[~new].double().mean():.1%} of the others")
         report(f"judged    {words}, by heads that had not seen them")
-    return _write_changed(model, out, predictor, known, change,
+    return _write_changed(out, predictor, known, change,
                           None if isinstance(found, str) else found[0])
 
 def _model_in(run: str | Path) -> Path:
@@ -159,7 +162,7 @@ def _name_of(images: object) -> str:
         return Path(images).resolve().name
     raise DataError("only a folder has a name for the new class; give name=")
 
-# %% ../../nbs/805_growing_files.ipynb #c0124dd8
+# %% ../../nbs/805_growing_files.ipynb #c578fe2c
 def grow_file(
     run: str | Path,  # a run's folder, or the model file in it
     images: str | Path | Sequence,  # folder with images of the new class, or a list of them
@@ -178,9 +181,9 @@ def grow_file(
     known = grow_model(predictor.model, known, new, name, largest)
     report(f"added     {name!r}, class {len(known.vocab)}, from {len(new)} images")
     out = Path(out or model.with_name(f"{model.stem}_{name}.safetensors"))
-    return _finish(model, out, predictor, known, {"added": name, "images": len(new)}, report)
+    return _finish(out, predictor, known, {"added": name, "images": len(new)}, report)
 
-# %% ../../nbs/805_growing_files.ipynb #597648cb
+# %% ../../nbs/805_growing_files.ipynb #598571e9
 def regroup_file(
     run: str | Path,  # a run's folder, or the model file in it
     # for each class that is to be, the old ones that it joins: from `without_classes` or
@@ -205,7 +208,7 @@ def regroup_file(
     out = Path(out or model.with_name(f"{model.stem}_{len(groups)}.safetensors"))
     changed = {name: group for name, group in groups.items() if group != [name]}
     gone = sorted(set(predictor.vocab) - {one for group in groups.values() for one in group})
-    return _finish(model, out, predictor, known, {"removed": gone, "merged": changed}, report)
+    return _finish(out, predictor, known, {"removed": gone, "merged": changed}, report)
 
 # %% ../../nbs/805_growing_files.ipynb #1ae96aa7
 def suggest_labels(

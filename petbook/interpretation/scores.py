@@ -184,29 +184,40 @@ def no_temperature(
                 "so that each larger one fits better")
     return ""
 
-# %% ../../nbs/710_scores.ipynb #35d1b8ba
+# %% ../../nbs/710_scores.ipynb #911c9e42
+def _too_sure(
+    logs: Tensor,  # (N, C) logarithms of probabilities
+    true: Tensor,  # (N,) those of the true classes
+    sharpness: float,  # 1 / temperature
+) -> tuple[float, float]:  # slope of the cross-entropy, and how fast that grows
+    "Measure the cross-entropy's first and second derivative by 1 / temperature."
+    p = (logs * sharpness).softmax(dim=1)
+    mean = (p * logs).sum(dim=1)
+    spread = (p * (logs - mean[:, None]).square()).sum(dim=1)
+    return (mean - true).mean().item(), spread.mean().item()
+
 def fit_temperature(
     probabilities: Tensor,  # (N, C)
     targets: Tensor,  # (N,) class numbers
 ) -> float:  # above 0; above 1: the model is too confident
-    """Find the temperature with the smallest cross-entropy, by L-BFGS (Guo et al., 2017).
+    """Find the temperature with the smallest cross-entropy, by Newton's method.
+
+    Guo et al., 2017, arXiv:1706.04599.
 
     Raises `DataError` where none is best: see `no_temperature`."""
     if reason := no_temperature(probabilities, targets):
         raise DataError(f"no temperature fits best: {reason}")
     logs = probabilities.double().clamp_min(1e-38).log()
-    negative_log = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([negative_log], lr=0.5, max_iter=100,
-                                  line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(logs * negative_log.exp(), targets)
-        loss.backward()
-        return loss
-
-    with torch.enable_grad(): optimizer.step(closure)
-    return math.exp(-negative_log.item())
+    true = logs.gather(1, targets[:, None].long())[:, 0]
+    low, high, sharpness = 0.0, math.inf, 1.0
+    for _ in range(100):
+        slope, growth = _too_sure(logs, true, sharpness)
+        low, high = (sharpness, high) if slope < 0 else (low, sharpness)
+        step = sharpness - slope / growth if growth else math.inf
+        if not low < step < high: step = (low + high) / 2 if high < math.inf else 2 * low
+        if abs(step - sharpness) <= 1e-9 * step: break
+        sharpness = step
+    return 1 / step
 
 # %% ../../nbs/710_scores.ipynb #48ec4863
 def how_confident(

@@ -111,13 +111,13 @@ def trust_from(
     truth = strangeness(probabilities)[torch.arange(len(targets)), targets].sort().values
     return Trust(fit_detector(features, logits, held_out), truth, temperature, words, of_model)
 
-# %% ../../nbs/726_trust.ipynb #63728560
+# %% ../../nbs/726_trust.ipynb #2676bd76
 def trust_for_file(
     trust: Trust,  # fitted on the very model
     model: nn.Module,  # the network that goes into the same file
 ) -> tuple[dict, dict[str, Tensor]]:  # an entry of the manifest, tensors by name
     "Give what goes into a model file. Raises `ModelFileError` for a changed model."
-    if trust.of_model not in (None, fingerprint(model)):
+    if trust.of_model is not None and trust.of_model != fingerprint(model):
         raise ModelFileError("the model has changed since its trust was fitted, so that says "
                              "nothing of it any more; call fit_trust(learn) again")
     detector, choice = trust.detector, trust.temperature

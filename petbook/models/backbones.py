@@ -9,7 +9,7 @@ __all__ = ['list_archs', 'find_arch', 'create_body', 'auto_arch', 'larger_archs'
            'resnet34', 'resnet50', 'resnet101', 'resnet152', 'squeezenet1_1', 'swin_t', 'swin_v2_t', 'vgg16_bn',
            'vit_b_16', 'wide_resnet50_2']
 
-# %% ../../nbs/620_backbones.ipynb #29a2aee5
+# %% ../../nbs/620_backbones.ipynb #6fae4ce3
 import difflib
 import inspect
 import os
@@ -17,16 +17,12 @@ import re
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
-import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torchvision.models import (
-    alexnet, convnext_base, convnext_small, convnext_tiny, densenet121, efficientnet_b0,
-    efficientnet_b3, efficientnet_v2_s, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small,
-    regnet_y_1_6gf, regnet_y_3_2gf, regnet_y_400mf, resnet101, resnet152, resnet18, resnet34,
-    resnet50, squeezenet1_1, swin_t, swin_v2_t, vgg16_bn, vit_b_16, wide_resnet50_2)
 
 from ..core import DownloadError, ModelFileError
 from .weights import OFFLINE_HELP, download_weights, load_weights_file
@@ -34,6 +30,14 @@ from .networks import mobilenet_v1, petnet
 from .efficientnet import (
     efficientnet_lite0, efficientnet_lite1, efficientnet_lite2)
 from .cutting import Body, cut_network
+
+if TYPE_CHECKING:
+    from torchvision.models import (
+        alexnet, convnext_base, convnext_small, convnext_tiny, densenet121, efficientnet_b0,
+        efficientnet_b3, efficientnet_v2_s, mobilenet_v2, mobilenet_v3_large,
+        mobilenet_v3_small, regnet_y_1_6gf, regnet_y_3_2gf, regnet_y_400mf, resnet101,
+        resnet152, resnet18, resnet34, resnet50, squeezenet1_1, swin_t, swin_v2_t, vgg16_bn,
+        vit_b_16, wide_resnet50_2)
 
 # %% ../../nbs/620_backbones.ipynb #ab5dcddd
 _all_ = [
@@ -43,15 +47,27 @@ _all_ = [
     "regnet_y_3_2gf", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
     "squeezenet1_1", "swin_t", "swin_v2_t", "vgg16_bn", "vit_b_16", "wide_resnet50_2"]
 
+# %% ../../nbs/620_backbones.ipynb #2934a03b
+def _torchvision_models() -> ModuleType:
+    "torchvision's networks."
+    from torchvision import models  # imported late: a second or two
+    return models
+
+def __getattr__(name: str) -> object:
+    "One of torchvision's networks that can be imported from here."
+    if name in _all_: return getattr(_torchvision_models(), name)
+    raise AttributeError(f"module 'petbook.models.backbones' has no attribute {name!r}")
+
 # %% ../../nbs/620_backbones.ipynb #62985744
 _PETBOOK_ARCHS = {
     "petnet": petnet, "mobilenet_v1": mobilenet_v1, "efficientnet_lite0": efficientnet_lite0,
     "efficientnet_lite1": efficientnet_lite1, "efficientnet_lite2": efficientnet_lite2}
 
-# %% ../../nbs/620_backbones.ipynb #1f4e1e76
+# %% ../../nbs/620_backbones.ipynb #bc242a93
 def list_archs() -> list[str]:  # names that `create_body` takes, timm's not among them
     "List petbook's and torchvision's classification networks by name."
-    return [*_PETBOOK_ARCHS, *torchvision.models.list_models(module=torchvision.models)]
+    models = _torchvision_models()
+    return [*_PETBOOK_ARCHS, *models.list_models(module=models)]
 
 # %% ../../nbs/620_backbones.ipynb #bbb5b3c8
 def _timm_module():  # the library, or None
@@ -73,19 +89,19 @@ def _unknown_arch(
     return (f"arch={arch!r} is not a network of petbook, torchvision or "
             f"timm{'' if timm else ' (which is not installed)'}{hint}")
 
-# %% ../../nbs/620_backbones.ipynb #bf64c819
+# %% ../../nbs/620_backbones.ipynb #1819db13
 def _find_name(
     arch: str,  # a name
 ) -> tuple[str, object]:  # as for `find_arch`
     "Whose network has this name. Raises `ValueError` if nobody's."
     if arch in _PETBOOK_ARCHS: return "petbook", _PETBOOK_ARCHS[arch]
-    if arch in list_archs(): return "torchvision", getattr(torchvision.models, arch)
+    if arch in list_archs(): return "torchvision", getattr(_torchvision_models(), arch)
     name, timm = arch.removeprefix("timm/"), _timm_module()
     if timm and re.fullmatch(r"[\w.]+", name) and timm.is_model(name.split(".")[0]):
         return "timm", name
     raise ValueError(_unknown_arch(arch))
 
-# %% ../../nbs/620_backbones.ipynb #8610c718
+# %% ../../nbs/620_backbones.ipynb #f99d391d
 def find_arch(
     # a name; or a function of petbook, torchvision or yours that builds a network; or a
     # network
@@ -100,7 +116,7 @@ def find_arch(
                         "or a network")
     if any(arch is function for function in _PETBOOK_ARCHS.values()): return "petbook", arch
     name = getattr(arch, "__name__", None)
-    known = name in list_archs() and getattr(torchvision.models, name, None) is arch
+    known = name in list_archs() and getattr(_torchvision_models(), name, None) is arch
     return "torchvision" if known else "own", arch
 
 # %% ../../nbs/620_backbones.ipynb #685321a3
@@ -127,13 +143,13 @@ def _build_petbook(
     else: network = function() if weights is None else function(weights)
     return network, {"mean": network.mean, "std": network.std, "size": network.size}
 
-# %% ../../nbs/620_backbones.ipynb #c0a02e1c
+# %% ../../nbs/620_backbones.ipynb #3a2ccb72
 def _torchvision_weights(
     function: Callable,  # for instance `resnet34`
     weights: object,  # a member of its enumeration, that member's name, or None for the newest
 ):  # the member
     "Find torchvision's record of some weights. Raises `ValueError` for unknown ones."
-    known = torchvision.models.get_model_weights(function)
+    known = _torchvision_models().get_model_weights(function)
     if weights is None: return known.DEFAULT
     if isinstance(weights, known): return weights
     if weights in known.__members__: return known[weights]

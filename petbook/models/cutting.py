@@ -154,7 +154,7 @@ def cut_network(
         body = _TimmFeatures(network) if source == "timm" else _before_last_pool(network)
     return body, [[body]]
 
-# %% ../../nbs/617_cutting.ipynb #ac0c16e4
+# %% ../../nbs/617_cutting.ipynb #73fd3f37
 class Body(nn.Module):
     "A network without its answers."
 
@@ -174,6 +174,9 @@ class Body(nn.Module):
         self.module, self.mean, self.std = module, mean, std
         self.groups = [list(group) for group in groups or [[module]]]
         self.arch = arch
+        if arch and hasattr(module, "body_groups"):  # petbook's own say what they give
+            self.num_features, self.pooled = module.num_features, False
+            return
         shape = output_shape(module, [size] if size else [224, 64, 32])
         self.num_features, self.pooled = shape[1], len(shape) == 2
 

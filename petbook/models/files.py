@@ -6,17 +6,17 @@
 __all__ = ['model_digest', 'write_model_file', 'read_manifest', 'read_weights', 'read_model_file', 'blank_batch',
            'model_manifest', 'export_learner']
 
-# %% ../../nbs/660_model_files.ipynb #1438da4e
+# %% ../../nbs/660_model_files.ipynb #908dd711
 import hashlib
 import json
 import math
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import petbook
 import torch
-import torchvision
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
@@ -212,7 +212,7 @@ def _image_size(
                              "export")
     return list(x.shape[-2:])
 
-# %% ../../nbs/660_model_files.ipynb #f789b8db
+# %% ../../nbs/660_model_files.ipynb #da733fd9
 def model_manifest(
     learner: "Trainer",  # or a `Learner`
     allow_foreign: bool = False,  # write only the names of transforms that are not petbook's?
@@ -229,7 +229,8 @@ def model_manifest(
         "activation": _activation_name(learner.loss_func),
         "precision": learner.precision,
         "versions": {"petbook": petbook.__version__, "torch": torch.__version__,
-                     "torchvision": torchvision.__version__},
+                     # without importing it, which takes seconds
+                     "torchvision": version("torchvision")},
         "training": _training_summary(learner)}
 
 # %% ../../nbs/660_model_files.ipynb #cfe618d9
