@@ -55,9 +55,9 @@ def unpack_package(
 
 # %% ../../nbs/812_npm.ipynb #6ad4d5b1
 def fetch_package(
-    package: NpmPackage,
+    package: NpmPackage,  # with the paths of the needed files
     folder: str | Path | None = None,  # where its files are kept; None: petbook's cache folder
-    registry: str = "https://registry.npmjs.org",
+    registry: str = "https://registry.npmjs.org",  # without a slash at the end
 ) -> dict[str, bytes]:  # the content of each file, by its name
     "Fetch a package's files, or find them. Raises `DownloadError` without a connection."
     folder = Path(folder or cache_folder(package.folder_name))

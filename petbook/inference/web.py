@@ -19,7 +19,7 @@ from markupsafe import Markup
 from ..core import DataError, WriteError
 from ..display import to_html
 from .npm import NpmPackage, fetch_package
-from .pixels import PIXEL_SCRIPT
+from .pixels import pixel_script
 from ..writing import check_writable, whole_file
 
 # %% ../../nbs/814_web.ipynb #592c4d8a
@@ -41,9 +41,9 @@ PROGRAMS = (
 )
 
 def fetch_programs(
-    packages: Sequence[NpmPackage] = PROGRAMS,
+    packages: Sequence[NpmPackage] = PROGRAMS,  # which, and which files of them
     folder: str | Path | None = None,  # a folder of theirs is made in it; None: in the cache
-    registry: str = "https://registry.npmjs.org",
+    registry: str = "https://registry.npmjs.org",  # without a slash at the end
 ) -> dict[str, bytes]:  # the content of each file, by its package's name, "/" and its own
     "Fetch the page's programs, or find them. Raises `DownloadError` without a connection."
     return {f"{package.name}/{name}": content for package in packages
@@ -254,7 +254,7 @@ def page_html(
     # a name may hold `</script>`: what could end the element is written as an escape
     facts = facts.replace("<", "\\u003c")
     return str(to_html(_PAGE, title=title, count=len(vocab), style=_plain(_STYLE),
-                       script=_plain(PIXEL_SCRIPT + _SCRIPT), facts=_plain(facts)))
+                       script=_plain(pixel_script() + _SCRIPT), facts=_plain(facts)))
 
 # %% ../../nbs/814_web.ipynb #bab27e20
 def check_web_folder(
