@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -82,8 +83,14 @@ def _unchanged(batch: RawBatch) -> RawBatch:
     "Leave a batch as the dataset collated it."
     return batch
 
-def _ignore_interrupt(worker: int) -> None:
-    "Leave Ctrl-C to the main process, and end quietly when told to."
+def _end_with_parent() -> None:
+    "Wait for the end of the main process, and end the worker then."
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+def _begin_worker(worker: int) -> None:
+    "Leave Ctrl-C to the main process, end with it, and end quietly when told to."
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # by the signal itself, it would be reported as killed
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -136,7 +143,7 @@ def make_reader(
         collate_fn=_unchanged,
         pin_memory=loader.device.type == "cuda",
         persistent_workers=loader.num_workers > 0,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_begin_worker,
         multiprocessing_context=loader.start_method if loader.num_workers else None,
         generator=torch.Generator(),  # without one, the global generator would move
     )
