@@ -293,7 +293,7 @@ def _read_back(kind, folder):
     if kind == "export": read_model_file(folder / "model.safetensors")
     if kind == "checkpoint": read_tensors(folder / "models" / "checkpoint.pt")
     if kind == "cache":
-        found = list(folder.rglob("*.pixels"))
+        found = list(folder.rglob("[!.]*.pixels"))  # one with a dot is half written, and nobody reads it
         assert found and all(bytes_to_image(np.fromfile(path, np.uint8)) is not None for path in found)
     for place in {path.parent for path in folder.rglob("*") if path.is_file()}:
         with atomic_path(place / "last") as temporary: temporary.touch()
@@ -324,7 +324,7 @@ def kill_checkpoint(world): return _kill_writing(world, "checkpoint", "checkpoin
 
 
 @case("kill", "kill -9 while a folder cache is filled", "only whole images in the cache; no litter after the next start")
-def kill_cache(world): return _kill_writing(world, "cache", "*.pixels")
+def kill_cache(world): return _kill_writing(world, "cache", "[!.]*.pixels")
 
 
 @case("kill", "kill -9 of a process that draws pets with helpers", "no helper goes on; the next call finishes the set, all files whole", quick=False)
