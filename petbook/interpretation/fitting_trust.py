@@ -51,7 +51,7 @@ def only_probed(
     "Is the head one linear layer, on a body that this learner has never trained?"
     return bool(head_kinds(learner.model)) and not learner.epoch and not learner.batch
 
-# %% ../../nbs/728_fitting_trust.ipynb #3532781a
+# %% ../../nbs/728_fitting_trust.ipynb #21379468
 IN_FOLDS = "training images in folds"  # what `Trust.held_out` says of such a trust
 
 def trust_in_folds(
@@ -62,7 +62,7 @@ def trust_in_folds(
     inputs: Tensor | None = None,  # (N, E) what the head is given; None: the features
     of_model: str | None = None,  # the `fingerprint` of the model
 ) -> tuple[Trust, Tensor]:  # the trust, and the logits (N, C) in folds
-    "Fit trust on training images, each judged by a linear head that learned from the others."
+    "Fit trust on training images, each judged by a linear head that has not seen it."
     logits = fold_logits(features if inputs is None else inputs, targets, n_out, solver)
     return trust_from(features, logits, targets, None, IN_FOLDS, of_model), logits
 

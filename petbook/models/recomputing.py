@@ -6,7 +6,7 @@
 __all__ = ['PENALTIES', 'SHRINKAGES', 'head_kinds', 'HeadSolver', 'solver_of', 'last_layer', 'last_inputs', 'part_pooled',
            'item_inputs', 'fold_logits']
 
-# %% ../../nbs/667_recomputing.ipynb #19b05bed
+# %% ../../nbs/667_recomputing.ipynb #b0b925c4
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..core import DataError, check_choice, check_range
 from ..memory import kept_memory
 from .cutting import evaluation_mode
-from .discriminant import fit_discriminant
+from .discriminant import fit_discriminant, leave_one_out_logits
 from .features import pool_maps
 from .logistic import even_folds, solve_probe
 
@@ -169,15 +169,20 @@ def item_inputs(
                          if column[0] is not None else None for column in zip(*rows))
     return features, largest
 
-# %% ../../nbs/667_recomputing.ipynb #f5cbbc48
+# %% ../../nbs/667_recomputing.ipynb #e06d7ab1
 def fold_logits(
     features: Tensor,  # (N, D) of a body that did not learn from these images
     targets: Tensor,  # (N,) class numbers
     n_out: int,  # classes
     solver: HeadSolver,  # how the model's own head was computed
-    parts: int = 10,  # folds
+    # folds; None: ten for a probe, and for a discriminant as many as there are images
+    parts: int | None = None,
 ) -> Tensor:  # (N, C)
-    "Compute each image's logits by a head that learned from the other folds."
+    "Compute each image's logits by a head that did not learn from its fold."
+    if parts is None and solver.kind == "discriminant":
+        logits = leave_one_out_logits(features, targets, n_out, solver.strength)
+        return logits / solver.temperature
+    parts = 10 if parts is None else parts
     folds, logits = even_folds(targets, parts), torch.zeros(len(targets), n_out)
     for fold in range(parts):
         here = folds == fold
