@@ -8,7 +8,6 @@ __all__ = ['find_readings', 'read_curve', 'plot_lr_find', 'LRFind', 'no_trace', 
 # %% ../../nbs/590_lr_finder.ipynb #6f2c9911
 import copy
 import math
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -121,9 +120,9 @@ def plot_lr_find(
     _mark_suggestions(ax, result, lrs, curve)
     _set_limits(ax, losses, curve)
     title = "learning-rate finder"
-    if result.reason: title = textwrap.fill(f"no suggestion: {result.reason}", 75)
+    if result.reason: title += ": no suggestion"  # why is printed, and `result.reason`
     ax.set(xlabel="learning rate", ylabel="loss", xscale="log")
-    ax.set_title(title, fontsize=9 if result.reason else None)
+    ax.set_title(title)
     ax.legend(fontsize=8)
     return ax.figure if return_fig else None
 
