@@ -655,11 +655,11 @@ def refusals(options, choices=10):
 
 
 def command(options, times=5):
-    "Time `petbook add-class` in cold processes, imports and all."
+    "Time `petbook add-class` in cold processes, and beside it the mere import of torch."
     import subprocess
     import tempfile
     from resource import RUSAGE_CHILDREN, getrusage
-    walls, cores = [], []
+    walls, cores, imports = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for place in range(times):
             started, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
@@ -669,11 +669,16 @@ def command(options, times=5):
             after = getrusage(RUSAGE_CHILDREN)
             walls.append(time.perf_counter() - started)
             cores.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-            print(f"{walls[-1]:.1f} s, {cores[-1]:.1f} s of a core", flush=True)
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", "import torch"], check=True)
+            imports.append(time.perf_counter() - started)
+            print(f"{walls[-1]:.1f} s, {cores[-1]:.1f} s of a core; importing torch "
+                  f"{imports[-1]:.1f} s", flush=True)
     manifest = json.loads((Path(options.run) / "settings.json").read_text())
     write("command", {"arch": manifest["arch"], "times": times,
                       "images": sum(1 for _ in Path(options.new).iterdir()),
-                      "seconds": mean_range(walls), "core_seconds": mean_range(cores)})
+                      "seconds": mean_range(walls), "core_seconds": mean_range(cores),
+                      "import_torch": mean_range(imports)})
 
 
 # ---- what to label next -----------------------------------------------------------------------
