@@ -143,6 +143,7 @@ def make_reference():
             if room[0] != digit or module == "all": continue
             for name, words, defined in public_names(module):
                 shown = re.sub(r"(`[^`]*`)|<", lambda found: found[1] or r"\<", words.replace("|", "\\|"))
+                shown = shown.replace("--", r"\-\-")  # an option stays one, and becomes no dash
                 anchor = f"#api-{name}" if defined else ""
                 rows.append(f"| [`{name}`]({files[module]}{anchor}) | {shown} | [{room}]({files[module]}) |")
         lines += [f"## {wing}", "", "```{=html}", f"<details><summary>{len(rows)} names</summary>", "```", "",
