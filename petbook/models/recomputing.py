@@ -175,11 +175,12 @@ def fold_logits(
     targets: Tensor,  # (N,) class numbers
     n_out: int,  # classes
     solver: HeadSolver,  # how the model's own head was computed
-    # folds; None: ten for a probe, and for a discriminant as many as there are images
+    # folds; None: as many as images for a discriminant of classes with two or more, else ten
     parts: int | None = None,
 ) -> Tensor:  # (N, C)
     "Compute each image's logits by a head that did not learn from its fold."
-    if parts is None and solver.kind == "discriminant":
+    pairs = torch.bincount(targets, minlength=n_out).min() > 1
+    if parts is None and solver.kind == "discriminant" and pairs:
         logits = leave_one_out_logits(features, targets, n_out, solver.strength)
         return logits / solver.temperature
     parts = 10 if parts is None else parts
