@@ -130,13 +130,22 @@ def worth(value):
     return f"`{text}`" if len(text) < 60 else f"`{text[:57]}…`"
 
 
+def star_names():
+    "What `from petbook.all import *` brings."
+    tree = ast.parse((PACKAGE / "all.py").read_text(encoding="utf-8"))
+    return {name for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+            for name in ast.literal_eval(node.value)}
+
+
 def make_reference():
     "The page of all public names as text."
     rooms, files = read_rooms()
     lines = ["---", "title: The reference", "subtitle: Every public name of petbook, with one line each, "
              "by wing", "---", "",
-             "`from petbook.all import *` brings all of these. Each name leads to its page: what it takes, what it "
+             "`from petbook.all import *` brings the **bold** names; the others are imported from the module beside "
+             "them, as in `from petbook.core import size_pair`. Each name leads to its page: what it takes, what it "
              "gives, its source and an example. Search in the page opens the lists.", ""]
+    together = star_names()
     for digit, wing in WINGS.items():
         rows = []
         for room, _, _, module, _ in rooms:
@@ -145,9 +154,11 @@ def make_reference():
                 shown = re.sub(r"(`[^`]*`)|<", lambda found: found[1] or r"\<", words.replace("|", "\\|"))
                 shown = shown.replace("--", r"\-\-")  # an option stays one, and becomes no dash
                 anchor = f"#api-{name}" if defined else ""
-                rows.append(f"| [`{name}`]({files[module]}{anchor}) | {shown} | [{room}]({files[module]}) |")
+                link = f"[`{name}`]({files[module]}{anchor})"
+                link = f"**{link}**" if name in together else link
+                rows.append(f"| {link} | {shown} | `{module}` [{room}]({files[module]}) |")
         lines += [f"## {wing}", "", "```{=html}", f"<details><summary>{len(rows)} names</summary>", "```", "",
-                  "::: {.names}", "", "| name | what it is | room |", "|:-------|:----------------|:--|", *rows, "",
+                  "::: {.names}", "", "| name | what it is | module, room |", "|:-------|:---------------|:-----|", *rows, "",
                   ":::", "", "```{=html}", "</details>", "```", ""]
     return "\n".join(lines)
 
