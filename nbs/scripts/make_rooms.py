@@ -125,7 +125,7 @@ def public_names(module):
 
 def worth(value):
     "What a constant is, in a few words."
-    text = ast.unparse(value)
+    text = ast.unparse(value).replace("`", "'")
     if isinstance(value, ast.Name): return f"another name of `{text}`"
     return f"`{text}`" if len(text) < 60 else f"`{text[:57]}…`"
 
