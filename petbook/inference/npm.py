@@ -31,7 +31,10 @@ class NpmPackage:
         "The name of the package and its version, in the form of one folder."
         return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}"
 
-    def url(self, registry: str = "https://registry.npmjs.org") -> str:
+    def url(
+        self,
+        registry: str = "https://registry.npmjs.org",  # without a slash at the end
+    ) -> str:
         "Where a registry keeps the archive."
         return f"{registry}/{self.name}/-/{self.name.split('/')[-1]}-{self.version}.tgz"
 
